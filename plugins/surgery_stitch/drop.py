@@ -1,0 +1,38 @@
+"""stitch.drop: a model without some of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import field_validator
+
+from surgery.ops import Layout, ModelView, Params, layout_op
+from surgery_stitch._common import build, only, picked
+from surgery_stitch._slices import parse_range
+
+
+class Drop(Params):
+    """Parameters of stitch.drop."""
+
+    layers: str | list[int | str]
+    """The layers to leave out: `2:5` (half open), or a list of indices and ranges."""
+
+    @field_validator("layers")
+    @classmethod
+    def _read_as_ranges(cls, layers: str | list[int | str]) -> str | list[int | str]:
+        for entry in layers if isinstance(layers, list) else [layers]:
+            parse_range(entry)
+        return layers
+
+
+@layout_op("stitch.drop", params=Drop, models=1, cite="Men et al. 2024, ShortGPT; Gromov et al. 2024")
+def drop(models: Mapping[str, ModelView], p: Drop) -> Layout:
+    """Leave out some layers of a model; the others keep their order.
+
+    Raises PlanError for layers that the model does not have, or when none would be left.
+    """
+    view = only(models)
+    entries = p.layers if isinstance(p.layers, list) else [p.layers]
+    dropped = {pick for entry in entries for pick in picked(view, parse_range(entry))}
+    kept = [pick for pick in picked(view, parse_range(":")) if pick not in dropped]
+    return build(models, kept, view, view)

@@ -1,0 +1,5 @@
+"""`python -m surgery`, for `accelerate launch` and for machines where the command is not on the path."""
+
+from surgery.cli.main import main
+
+main()

@@ -1,0 +1,87 @@
+"""The Python API: load a recipe, resolve it into a plan, run it; or take its result as a lazy state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from surgery.host import Host
+from surgery.recipe.load import load_recipe, parse_recipe
+from surgery.recipe.model import Recipe
+from surgery.schedule.options import RunOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.execute.report import Listener, Report
+    from surgery.plan.model import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A recipe that is well formed; its models have not been looked at."""
+
+    recipe: Recipe
+    host: Host
+
+    def resolve(self, *, out: str | Path | None = None, force: bool = False, write: bool = True) -> ResolvedPlan:
+        """Return the checked plan, from headers alone. Raises PlanError with all findings at once.
+
+        out    folder to write to, instead of the recipe's `to:`
+        force  a finished output may be replaced
+        write  False: nothing will be written, so destinations are not looked at
+        """
+        from surgery.plan.resolve import resolve
+
+        folder = None if out is None else Path(out)
+        return ResolvedPlan(resolve(self.recipe, self.host, out=folder, force=force, write=write), self.host)
+
+    def run(
+        self, options: RunOptions | None = None, *, out: str | Path | None = None, listener: Listener | None = None
+    ) -> Report:
+        """Resolve and run; see `RunOptions` for memory, threads, device, resume and force."""
+        options = options or RunOptions()
+        return self.resolve(out=out, force=options.force).run(options, listener=listener)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPlan:
+    """A plan that has passed every check that headers allow."""
+
+    plan: Plan
+    host: Host
+
+    def run(self, options: RunOptions | None = None, *, listener: Listener | None = None) -> Report:
+        """Carry the plan out and return what happened. `listener` is told of progress ten times a second."""
+        from surgery.execute.run import run
+
+        return run(self.plan, options or RunOptions(), self.host, listener)
+
+
+def load(recipe: str | Path, *, plugins: Iterable[str | Path] = ()) -> LoadedRecipe:
+    """Load a recipe from a YAML file. `plugins` are Python files with ops of your own.
+
+    Raises RecipeError with all findings at once, PluginError when a plugin cannot be loaded.
+    """
+    host = Host(Path(file) for file in plugins)
+    return LoadedRecipe(load_recipe(Path(recipe), foreign=host.read_foreign), host)
+
+
+def loads(text: str, *, folder: str | Path = ".", plugins: Iterable[str | Path] = ()) -> LoadedRecipe:
+    """Load a recipe from its text; paths in it are relative to `folder`."""
+    host = Host(Path(file) for file in plugins)
+    return LoadedRecipe(parse_recipe(text, folder=Path(folder), foreign=host.read_foreign), host)
+
+
+def state_dict(recipe: str | Path | LoadedRecipe) -> Mapping[str, torch.Tensor]:
+    """Return a recipe's result as a mapping from names to tensors; nothing is written.
+
+    Each tensor is computed when it is asked for, in the dtype in which it would be stored; all of them at once are
+    `dict(surgery.state_dict(recipe))`. A recipe with several outputs gives the first.
+    """
+    from surgery.execute.state_dict import LazyStateDict
+
+    loaded = recipe if isinstance(recipe, LoadedRecipe) else load(recipe)
+    return LazyStateDict(loaded.resolve(write=False).plan)

@@ -1,0 +1,77 @@
+"""What every reader and writer of weights promises. Imports no torch: bytes come and go through memoryviews."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgery.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a tensor's bytes lie, for read-ahead and for ordering work by file."""
+
+    file: str
+    offset: int
+    nbytes: int
+
+
+class Checkpoint(ABC):
+    """An opened checkpoint: headers are read and checked, no weight is.
+
+    `tensors` is in file order. `aliases` maps names that share another tensor's storage to that tensor; they are
+    not in `tensors`. `config` is the parsed config.json ({} without one). `sidecars` are the other files of the
+    folder that belong to a model (tokenizer, generation config, ...), name -> path.
+    """
+
+    location: str  # as the user wrote it, for messages
+    tensors: Mapping[str, TensorSpec]
+    aliases: Mapping[str, str]
+    config: Mapping[str, Any]
+    sidecars: Mapping[str, Path]
+
+    @abstractmethod
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with the tensor's bytes from byte `start` on (C order, little-endian). Thread-safe.
+
+        Raises CheckpointError naming file and tensor when the file is shorter than its header says.
+        """
+
+    @abstractmethod
+    def extent(self, name: str) -> Extent | None:
+        """Return where the tensor's bytes lie; None if they are not one stretch of a local file."""
+
+    @abstractmethod
+    def identity(self, name: str) -> bytes:
+        """Return a digest that changes when the tensor's bytes may have changed, without reading them."""
+
+    def prefetch(self, name: str, start: int, nbytes: int) -> None:
+        """Ask the system to read a stretch ahead; returns at once, never fails."""
+
+    def whole_file_bytes(self) -> int:
+        """Return the bytes that reading any tensor pulls into memory at once (legacy pickles); usually 0."""
+        return 0
+
+    def close(self) -> None:
+        """Close files. Further reads are errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A way of storing checkpoints: `claims(path)` says whether a file or folder is one, `open(path)` reads headers."""
+
+    name: str
+    claims: Callable[[Path], bool] = field(repr=False)
+    open: Callable[[Path], Checkpoint] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A URI scheme for sources: `open(rest, folder)` gets what follows `scheme:` and the recipe's folder."""
+
+    name: str
+    open: Callable[[str, Path], Checkpoint] = field(repr=False)

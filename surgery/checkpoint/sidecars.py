@@ -1,0 +1,117 @@
+"""The small files beside the weights: which of them belong to a model, and config.json."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from surgery.checkpoint.strict_json import json_type
+from surgery.errors import CheckpointError, ResourceError
+
+CONFIG: Final = "config.json"
+MAX_CONFIG: Final = 10_000_000
+
+# What tokenizers, processors and generation need. Never code (`*.py`), weights, or the parents' cards and licences.
+_NAMES: Final = frozenset(
+    (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "tekken.json",
+        "merges.txt",
+        "chat_template.json",
+        "chat_template.jinja",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "video_preprocessor_config.json",
+    )
+)
+_PATTERNS: Final = ("vocab.json", "vocab.txt", "vocab.bpe", "vocab.tsv", "*.model", "*.tiktoken")
+
+_QUANTIZATION: Final = ("quantization_config", "compression_config")
+
+
+def is_sidecar(name: str) -> bool:
+    """Return whether a file of this name belongs to a model and is copied as it is."""
+    return name in _NAMES or any(Path(name).match(pattern) for pattern in _PATTERNS)
+
+
+def sidecars_in(folder: Path) -> dict[str, Path]:
+    """Return the sidecar files of a folder, name -> path, sorted by name."""
+    return {path.name: path for path in sorted(folder.iterdir()) if is_sidecar(path.name) and path.is_file()}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the parsed config.json of a folder; {} if it has none.
+
+    As every other reader does, the last of duplicate keys wins and `Infinity` is a number.
+    """
+    path = folder / CONFIG
+    try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG:
+            raise CheckpointError(f"{path}: has {size} bytes, at most {MAX_CONFIG} are read; it is no model's config")
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise CheckpointError(f"{path}: is not valid JSON: {error}; mend it or fetch it again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: must be a JSON object, got {json_type(config)}; mend it or fetch it again")
+    return config
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file in transformers' format and sync it: two spaces, sorted keys, ASCII, a newline at the end."""
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    try:
+        with path.open("w", encoding="ascii", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ResourceError(f"{path}: cannot be written: {error.strerror}; free some space or write elsewhere") from error
+
+
+def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Return the config with `dtype` (torch's name: `bfloat16`) wherever it, or a nested config, states one.
+
+    Edits `dtype` (transformers 5) or `torch_dtype` (before), whichever is there; states nothing that was not stated.
+    """
+
+    def edit(part: dict[str, Any]) -> None:
+        part.update((key, dtype) for key in ("dtype", "torch_dtype") if key in part)
+
+    return _edited(config, edit)
+
+
+def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config without what says that the weights are quantised, also in nested configs."""
+
+    def edit(part: dict[str, Any]) -> None:
+        for key in _QUANTIZATION:
+            part.pop(key, None)
+
+    return _edited(config, edit)
+
+
+def _edited(config: Mapping[str, Any], edit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Return a copy on which `edit` was called, and on every `..._config` inside, but for quantisation's own."""
+    edited = copy.deepcopy(dict(config))
+
+    def visit(part: dict[str, Any]) -> None:
+        edit(part)
+        for key, value in part.items():
+            if key.endswith("_config") and key not in _QUANTIZATION and isinstance(value, dict):
+                visit(value)
+
+    visit(edited)
+    return edited

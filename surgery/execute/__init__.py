@@ -1,0 +1,1 @@
+"""Stage 4: a schedule becomes shards: read-ahead, compute, write-behind, resume, publish."""

@@ -1,0 +1,90 @@
+"""The first pass of MODEL ops: gather over all tensors of a step, fold in the model's order, solve once.
+
+Every process gathers a contiguous share and all of them fold the shares in the order of ranks. A MODEL op's fold must
+therefore be associative to the last bit (counts, or lists of floats for an exact sum), which `surgery.testing` checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from surgery.execute.crew import Crew
+from surgery.execute.device import World
+from surgery.execute.evaluate import Evaluator, Held
+from surgery.execute.jobs import Fold, Phases, gather_units
+from surgery.ops import Reduce, Scan
+from surgery.plan.nodes import Apply, Scope, walk
+from surgery.schedule.jobs import Job
+
+
+def scopes_of(jobs: Iterable[Job]) -> list[Scope]:
+    """Return the scopes that jobs need, inner ones first."""
+    found: dict[int, Scope] = {}
+    for job in jobs:
+        for node in walk(*job.roots):
+            if isinstance(node, Apply) and node.scope is not None:
+                for inner in scopes_below(node.scope):
+                    found.setdefault(id(inner), inner)
+    return list(found.values())
+
+
+def scopes_below(scope: Scope) -> Iterator[Scope]:
+    """Yield the scopes that a scope's members are computed from, then the scope itself."""
+    seen: set[int] = set()
+    for member in scope.members:
+        for node in walk(*([member.base] if member.base else []), *member.models):
+            inner = node.scope if isinstance(node, Apply) else None
+            if inner is not None and inner is not scope and id(inner) not in seen:
+                seen.add(id(inner))
+                yield from scopes_below(inner)
+    yield scope
+
+
+def gather_models(scopes: Sequence[Scope], evaluators: list[Evaluator], here: World) -> dict[int, Any]:
+    """Return what each scope's op found, by the scope's id."""
+    found: dict[int, Any] = {}
+    for scope in scopes:
+        found[id(scope)] = _gather(scope, found, evaluators, here)
+    return found
+
+
+def _gather(scope: Scope, found: dict[int, Any], evaluators: list[Evaluator], here: World) -> Any:
+    first = scope.members[0]
+    op: Reduce = first.op.implementation
+    signature = replace(first.signature, numel=scope.numel)
+    result: Any = None
+    done = 0
+    while (scan := op.scan(signature, first.params, result, done)) is not None:
+        fold = Fold(op)
+        Crew(evaluators, budget=0).run(_passes(_share(scope.members, here), scan, result, fold, found))
+        total: Any = None
+        for part in here.gather(fold.total):
+            total = part if total is None else total if part is None else op.fold(total, part)
+        result = op.solve(signature, first.params, total, result)
+        done += 1
+    return result
+
+
+def _passes(
+    members: Sequence[Apply], scan: Scan, result: Any, fold: Fold, found: dict[int, Any]
+) -> Iterator[tuple[Callable[[], Phases], int]]:
+    """Yield a job for each tensor; their spans are numbered through, so that they fold in the model's order."""
+    index = 0
+    for member in members:
+        units = gather_units(member, scan, result, fold, Held(found=found), index)
+        index += len(units)
+        yield (lambda units=units: iter([units])), 0  # type: ignore[misc]
+
+
+def _share(members: Sequence[Apply], here: World) -> list[Apply]:
+    """Return a process's contiguous share of tensors, balanced by elements."""
+    total = sum(max(member.spec.numel, 1) for member in members)
+    low, high = here.rank * total // here.size, (here.rank + 1) * total // here.size
+    taken, at = [], 0
+    for member in members:
+        if low <= at < high:
+            taken.append(member)
+        at += max(member.spec.numel, 1)
+    return taken

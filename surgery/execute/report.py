@@ -1,0 +1,89 @@
+"""What happened: records for the command line, the Python API and hooks."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from surgery.errors import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """A tensor is on disk and journaled."""
+
+    output: str
+    tensor: str
+    nbytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A published output."""
+
+    name: str
+    folder: Path
+    tensors: int
+    nbytes: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A finished run. Times in seconds; `peak_rss` is the process's largest resident memory in bytes."""
+
+    outputs: tuple[Written, ...]
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    peak_rss: int
+    workers: int
+    device: str
+    resumed: int = 0  # tensors kept from an interrupted run
+    warnings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is, for a progress bar."""
+
+    done: int
+    total: int
+    tensor: str
+    seconds: float
+
+
+Listener = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts bytes written, from all workers."""
+
+    total: int
+    started: float = field(default_factory=time.monotonic)
+    done: int = 0
+    tensor: str = ""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, nbytes: int, tensor: str) -> None:
+        """Count bytes of a tensor."""
+        with self._lock:
+            self.done += nbytes
+            self.tensor = tensor
+
+    def progress(self) -> Progress:
+        """Return how far the run is now."""
+        return Progress(self.done, self.total, self.tensor, time.monotonic() - self.started)
+
+
+def peak_rss() -> int:
+    """Return the largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,209 @@
+"""A run from start to end: claim the outputs, gather for whole models, run the jobs, publish."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from surgery.checkpoint.journal import Entry
+from surgery.execute.crew import Crew
+from surgery.execute.device import ACCELERATOR_CHUNK, World, device_memory, places, world
+from surgery.execute.evaluate import Evaluator
+from surgery.execute.jobs import JobRun
+from surgery.execute.models import gather_models, scopes_of
+from surgery.execute.publish import publish
+from surgery.execute.report import JobDone, Listener, Meter, Report, Written, peak_rss
+from surgery.execute.sink import Sink
+from surgery.execute.syncer import Syncer
+from surgery.host import Host
+from surgery.plan.model import Plan
+from surgery.plan.nodes import Digests
+from surgery.schedule.jobs import Job
+from surgery.schedule.options import RunOptions
+from surgery.schedule.order import Schedule, order
+
+
+def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None = None) -> Report:
+    """Carry out a plan and return what happened.
+
+    Raises CheckpointError, OpError or ResourceError; then, and on Ctrl-C, what is finished stays beside the output
+    in `<output>.partial` and the next run of the same plan continues from it.
+    """
+    started = time.monotonic()
+    here = world(options.device)
+    if here.device.type == "cuda" and options.chunk is None:
+        options = _for_accelerator(options, here)
+    schedule = order(plan, options)
+    sinks = [Sink(output, layout) for output, layout in zip(plan.outputs, schedule.layouts, strict=True)]
+    with _one_thread_a_worker(), _terminate_as_interrupt():
+        try:
+            digests = _digests(plan, sinks)
+            kept = _open(sinks, digests, here, resume=options.resume)
+            work = _Run(schedule, sinks, digests, here, host)
+            work.go(listener)
+            written = _publish(plan, sinks, here, options, work.entries)
+        finally:
+            for sink in sinks:
+                sink.close()
+    report = Report(
+        outputs=written,
+        seconds=time.monotonic() - started,
+        bytes_read=sum(evaluator.bytes_read for evaluator in work.evaluators),
+        bytes_written=work.meter.done,
+        peak_rss=peak_rss(),
+        workers=schedule.workers,
+        device=here.device.type,
+        resumed=kept,
+        warnings=plan.warnings,
+    )
+    host.hook.surgery_run_finished(report=report)
+    return report
+
+
+def _for_accelerator(options: RunOptions, here: World) -> RunOptions:
+    """Return the options with chunks that keep an accelerator busy and fit its memory."""
+    from dataclasses import replace
+
+    free = device_memory(here) or 0
+    chunk = ACCELERATOR_CHUNK
+    while chunk > 2**17 and chunk * 4 * 64 > free:
+        chunk //= 2
+    return replace(options, chunk=chunk)
+
+
+class _Run:
+    """The moving parts of one process's share of a run."""
+
+    def __init__(
+        self, schedule: Schedule, sinks: list[Sink], digests: dict[int, dict[str, str]], here: World, host: Host
+    ) -> None:
+        self.schedule, self.sinks, self.here, self.host = schedule, sinks, here, host
+        policy = schedule.plan.recipe.on_nonfinite
+        self.evaluators = [Evaluator(place, policy) for place in places(here, schedule.workers)]
+        self.digests = digests
+        self.entries: list[dict[str, Entry]] = [{} for _ in sinks]
+        self.todo = [job for job in schedule.jobs if not self._is_done(job)]
+        self.mine = share(self.todo, here)
+        self.meter = Meter(total=sum(job.writes for job in self.mine))
+        self._index = {id(sink): index for index, sink in enumerate(sinks)}
+
+    def _is_done(self, job: Job) -> bool:
+        return all(target.tensor.spec.name in self.sinks[target.output].done for target in job.targets)
+
+    def go(self, listener: Listener | None) -> None:
+        """Gather for whole models, then run this process's jobs."""
+        ticking = threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(listener, ticking), daemon=True)
+        ticker.start()
+        try:
+            needed = scopes_of(self.todo)
+            self._jobs(gather_models(needed, self.evaluators, self.here))
+        finally:
+            ticking.set()
+            ticker.join()
+
+    def _tick(self, listener: Listener | None, stop: threading.Event) -> None:
+        while listener is not None and not stop.wait(0.1):
+            listener(self.meter.progress())
+
+    def _jobs(self, found: dict[int, Any]) -> None:
+        syncer = Syncer({(id(s), n): d for s, names in self.digests.items() for n, d in names.items()}, self._committed)
+        runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self.mine)
+        crew = Crew(self.evaluators, self._room())
+        try:
+            crew.run((job_run.phases, job_run.job.held) for job_run in runs)
+        finally:
+            syncer.close()  # also after an error or Ctrl-C: what is finished is journaled
+
+    def _room(self) -> int:
+        return max(self.schedule.budget - self.schedule.workers * max((j.working for j in self.mine), default=0), 0)
+
+    def _committed(self, sink: Sink, entry: Entry) -> None:
+        self.entries[self._index[id(sink)]][entry.name] = entry
+        self.host.hook.surgery_job_done(
+            job=JobDone(output=sink.output.name, tensor=entry.name, nbytes=entry.nbytes, xxh3=entry.xxh3)
+        )
+
+
+def share(jobs: Sequence[Job], here: World) -> list[Job]:
+    """Return a process's contiguous share of jobs, balanced by the bytes that they read and write."""
+    total = sum(job.reads + job.writes + 1 for job in jobs)
+    low, high = here.rank * total // here.size, (here.rank + 1) * total // here.size
+    taken, at = [], 0
+    for job in jobs:
+        if low <= at < high:
+            taken.append(job)
+        at += job.reads + job.writes + 1
+    return taken
+
+
+def _digests(plan: Plan, sinks: Sequence[Sink]) -> dict[int, dict[str, str]]:
+    """Return each output tensor's digest: what it is computed from and how, and the dtype it is stored in."""
+    nodes = Digests()
+    return {
+        id(sink): {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors}
+        for sink, output in zip(sinks, plan.outputs, strict=True)
+    }
+
+
+def _open(sinks: Sequence[Sink], digests: dict[int, dict[str, str]], here: World, *, resume: bool) -> int:
+    """Claim and open all outputs; return how many tensors an earlier run has finished."""
+    if here.rank == 0:
+        for sink in sinks:
+            sink.lock()
+        for sink in sinks:
+            sink.open(digests[id(sink)], resume=resume)
+    done = here.gather([sink.done for sink in sinks])[0]
+    if here.rank != 0:
+        for sink, entries in zip(sinks, done, strict=True):  # type: ignore[call-overload]
+            sink.join(entries, here.rank)
+    return sum(len(sink.done) for sink in sinks)
+
+
+def _publish(
+    plan: Plan, sinks: Sequence[Sink], here: World, options: RunOptions, entries: list[dict[str, Entry]]
+) -> tuple[Written, ...]:
+    """Collect what all processes wrote and, in the first one, complete the outputs."""
+    everything: list[Any] = here.gather(entries)
+    for index, sink in enumerate(sinks):
+        for theirs in everything:
+            sink.done |= theirs[index]
+    written: tuple[Written, ...] = ()
+    if here.rank == 0:
+        written = tuple(publish(plan, sink, force=options.force) for sink in sinks)
+    here.wait()
+    return written
+
+
+@contextlib.contextmanager
+def _one_thread_a_worker() -> Iterator[None]:
+    """Let torch use one thread a worker: work is spread over tensors, not inside operations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C: journal what is finished, then stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,65 @@
+"""Every hook, in the order in which they fire. Hooks register or observe; tensors never pass through one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from surgery.checkpoint.base import Format, Scheme
+    from surgery.execute.report import JobDone, Report
+    from surgery.ops import Architecture, Op
+    from surgery.plan.model import Plan
+
+GROUP = "surgery"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+
+@hookspec
+def surgery_add_commands(group: click.Group) -> None:  # type: ignore[empty-body]
+    """Add commands to `surgery`. Called once, when the command line starts; import what is heavy inside them."""
+
+
+@hookspec
+def surgery_register_ops() -> list[Op]:  # type: ignore[empty-body]
+    """Return the ops of a family; their names begin with the family's. Called when a recipe names the family."""
+
+
+@hookspec
+def surgery_register_formats() -> list[Format]:  # type: ignore[empty-body]
+    """Return readers of further checkpoint formats. Called when a plan opens its first model."""
+
+
+@hookspec
+def surgery_register_sources() -> list[Scheme]:  # type: ignore[empty-body]
+    """Return URI schemes (`gguf:`, `memory:`) that models are read from. Called when a plan opens its first model."""
+
+
+@hookspec
+def surgery_register_architectures() -> list[Architecture]:  # type: ignore[empty-body]
+    """Return what model types call their tensors. Called when a plan opens its first model."""
+
+
+@hookspec(firstresult=True)
+def surgery_read_recipe(document: dict[str, Any]) -> dict[str, Any] | None:
+    """Turn a foreign recipe (another tool's YAML) into ours; None if it is not yours. Called for every document
+    that has no `surgery:` key."""
+
+
+@hookspec
+def surgery_rewrite_plan(plan: Plan) -> Plan | None:
+    """Return a changed plan, or None to leave it. Called once a plan is resolved; what comes back is checked."""
+
+
+@hookspec
+def surgery_job_done(job: JobDone) -> None:
+    """A tensor is on disk. Called after its bytes are synced and journaled."""
+
+
+@hookspec
+def surgery_run_finished(report: Report) -> None:
+    """A run has published its outputs. Called once, last."""

@@ -1,0 +1,259 @@
+"""The only file that knows how plugins are found, loaded and asked. A family is loaded when a recipe names it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pluggy
+
+from surgery import hookspecs
+from surgery.errors import PluginError, did_you_mean
+from surgery.ops import Architecture, Op
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from surgery.checkpoint.base import Format, Scheme
+    from surgery.plan.model import Plan
+
+FAMILIES = "surgery"
+ALWAYS = "surgery.always"
+DISABLED = "SURGERY_DISABLED_PLUGINS"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin that is installed or was named on the command line: its name, distribution and version."""
+
+    name: str
+    origin: str
+    version: str
+    entry: importlib.metadata.EntryPoint | None = None
+    file: Path | None = None
+    always: bool = False
+
+    def __str__(self) -> str:
+        return f"plugin {self.name} ({self.origin} {self.version})" if self.version else f"plugin {self.name}"
+
+
+class Host:
+    """Finds plugins, loads them when they are needed, and keeps what they registered."""
+
+    def __init__(self, files: Iterable[Path] = ()) -> None:
+        self._manager = pluggy.PluginManager(FAMILIES)
+        self._manager.add_hookspecs(hookspecs)
+        self._disabled = {name for name in os.environ.get(DISABLED, "").replace(",", " ").split() if name}
+        self._loaded: dict[str, Plugin] = {}
+        self._ops: dict[str, tuple[Op, Plugin]] = {}
+        self.families = _discover(FAMILIES, self._disabled)
+        self.always = _discover(ALWAYS, self._disabled)
+        for file in files:
+            self._load_file(file)
+
+    @property
+    def hook(self) -> Any:
+        """Return pluggy's callers of the plugins loaded so far, those asked in every run among them."""
+        self._load_always()
+        return self._manager.hook
+
+    def op(self, name: str) -> Op | None:
+        """Return the op called `name`, loading its family; None if there is no such op."""
+        family = name.partition(".")[0]
+        if family in self.families:
+            self._load(self.families[family])
+        found = self._ops.get(name)
+        return found[0] if found else None
+
+    def plugin_of(self, name: str) -> Plugin:
+        """Return the plugin that registered the op `name`."""
+        return self._ops[name][1]
+
+    def ops(self) -> dict[str, Op]:
+        """Load every family and return all ops by name, sorted."""
+        for plugin in self.families.values():
+            self._load(plugin)
+        return {name: self._ops[name][0] for name in sorted(self._ops)}
+
+    def op_names(self) -> list[str]:
+        """Return what ops there are, for suggestions: families that fail to load are left out."""
+        for plugin in self.families.values():
+            try:
+                self._load(plugin)
+            except PluginError:
+                continue
+        return sorted(self._ops)
+
+    def architectures(self) -> list[Architecture]:
+        """Return what the plugins know of model types; two claims on one model type are an error."""
+        found = self._gather("surgery_register_architectures", Architecture)
+        _refuse_twice("model type", [(kind, plugin) for a, plugin in found for kind in a.model_types])
+        return [architecture for architecture, _ in found]
+
+    def formats(self) -> list[Format]:
+        """Return the checkpoint formats that plugins read."""
+        from surgery.checkpoint.base import Format
+
+        found = self._gather("surgery_register_formats", Format)
+        _refuse_twice("format", [(format_.name, plugin) for format_, plugin in found])
+        return [format_ for format_, _ in found]
+
+    def schemes(self) -> list[Scheme]:
+        """Return the URI schemes that plugins open."""
+        from surgery.checkpoint.base import Scheme
+
+        found = self._gather("surgery_register_sources", Scheme)
+        _refuse_twice("scheme", [(scheme.name, plugin) for scheme, plugin in found])
+        return [scheme for scheme, _ in found]
+
+    def load_everything(self) -> list[Plugin]:
+        """Load all plugins and return them: for `surgery plugins`."""
+        self._load_always()
+        for plugin in self.families.values():
+            self._load(plugin)
+        return list(self._loaded.values())
+
+    def _load_always(self) -> None:
+        for plugin in self.always.values():
+            self._load(plugin)
+
+    def _load(self, plugin: Plugin) -> None:
+        if plugin.name in self._loaded or plugin.entry is None:
+            return
+        try:
+            module = plugin.entry.load()
+        except Exception as error:
+            raise PluginError(
+                f"{plugin}: failed to import: {type(error).__name__}: {error}; "
+                f"mend or update it, or set {DISABLED}={plugin.name}"
+            ) from error
+        self._register(plugin, module)
+
+    def _load_file(self, file: Path) -> None:
+        plugin = Plugin(file.stem, str(file), "", file=file)
+        if not file.is_file():
+            raise PluginError(f"--plugin {file}: no such file; give the path of a Python file")
+        if plugin.name in self.families or plugin.name in self._loaded:
+            raise PluginError(f"--plugin {file}: the name `{plugin.name}` is taken; rename the file")
+        spec = importlib.util.spec_from_file_location(f"surgery_plugin_{file.stem}", file)
+        if spec is None or spec.loader is None:
+            raise PluginError(f"--plugin {file}: not a Python file; give the path of a .py file")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise PluginError(
+                f"--plugin {file}: failed to import: {type(error).__name__}: {error}; mend the file"
+            ) from error
+        self._register(plugin, module)
+
+    def _register(self, plugin: Plugin, module: ModuleType) -> None:
+        try:
+            self._manager.register(module, name=plugin.name)
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._manager.unregister(module)
+            raise PluginError(f"{plugin}: {error}; compare with the signatures in surgery.hookspecs") from error
+        self._loaded[plugin.name] = plugin
+        for op in self._ops_of(plugin, module):
+            self._add_op(op, plugin)
+
+    def _ops_of(self, plugin: Plugin, module: ModuleType) -> list[Op]:
+        """Ask one plugin for its ops; a file given with --plugin may simply define them."""
+        if hasattr(module, "surgery_register_ops"):
+            others = [other for other in self._manager.get_plugins() if other is not module]
+            answers = self._manager.subset_hook_caller("surgery_register_ops", others)()
+            ops = [op for answer in answers for op in answer]
+        elif plugin.file is not None:
+            ops = [value for value in vars(module).values() if isinstance(value, Op) and value.module == module.__name__]
+        else:
+            ops = []
+        for op in ops:
+            if not isinstance(op, Op):
+                raise PluginError(f"{plugin}: surgery_register_ops returned {op!r}; return what @op made")
+        return ops
+
+    def _add_op(self, op: Op, plugin: Plugin) -> None:
+        if plugin.file is None and op.family != plugin.name:
+            raise PluginError(
+                f"{plugin}: registers op `{op.name}`, its ops are called `{plugin.name}.<method>`; rename the op"
+            )
+        if plugin.file is not None and op.family in self.families:
+            raise PluginError(
+                f"{plugin}: registers op `{op.name}`, the family `{op.family}` belongs to "
+                f"{self.families[op.family]}; choose another family name"
+            )
+        if op.name in self._ops:
+            raise PluginError(f"{plugin}: registers op `{op.name}`, so does {self._ops[op.name][1]}; rename one")
+        self._ops[op.name] = (op, plugin)
+
+    def _gather(self, hook: str, kind: type[T]) -> list[tuple[T, Plugin]]:
+        """Ask each loaded plugin for one kind of thing, in the order of the plugins' names."""
+        self._load_always()
+        found: list[tuple[T, Plugin]] = []
+        for name in sorted(self._loaded):
+            module = self._manager.get_plugin(name)
+            others = [other for other in self._manager.get_plugins() if other is not module]
+            for answer in self._manager.subset_hook_caller(hook, others)():
+                for thing in answer:
+                    if not isinstance(thing, kind):
+                        raise PluginError(f"{self._loaded[name]}: {hook} returned {thing!r}, not a {kind.__name__}")
+                    found.append((thing, self._loaded[name]))
+        return found
+
+    def rewrite_plan(self, plan: Plan, check: Callable[[Plan, str], Plan]) -> Plan:
+        """Let each plugin in turn change the plan; `check` holds every changed plan to what a run relies on."""
+        self._load_always()
+        for name in sorted(self._loaded):
+            module = self._manager.get_plugin(name)
+            others = [other for other in self._manager.get_plugins() if other is not module]
+            for changed in self._manager.subset_hook_caller("surgery_rewrite_plan", others)(plan=plan):
+                plan = check(changed, str(self._loaded[name]))
+        return plan
+
+    def read_foreign(self, document: dict[str, Any]) -> dict[str, Any] | None:
+        """Offer a document without a `surgery:` key to the plugins that read other tools' recipes."""
+        found: dict[str, Any] | None = self.hook.surgery_read_recipe(document=document)
+        return found
+
+    def unknown_op(self, name: str) -> str:
+        """Return what to say of an op that does not exist."""
+        family = name.partition(".")[0]
+        if family in self._disabled:
+            return f"unknown op `{name}`: the plugin `{family}` is disabled by {DISABLED}; unset it"
+        return f"unknown op `{name}`{did_you_mean(name, self.op_names())}"
+
+
+def _discover(group: str, disabled: set[str]) -> dict[str, Plugin]:
+    """Return the entry points of a group by name, sorted: the order of discovery differs between machines."""
+    found: dict[str, Plugin] = {}
+    for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda e: (e.name, e.value)):
+        origin, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+        plugin = Plugin(entry.name, origin, version, entry=entry, always=group == ALWAYS)
+        if entry.name in disabled:
+            continue
+        known = found.get(entry.name)
+        if known is not None and known.entry is not None and known.entry.value != entry.value:
+            raise PluginError(
+                f"two plugins are called `{entry.name}`: {known} and {plugin}; "
+                f"uninstall one or set {DISABLED}={entry.name}"
+            )
+        found[entry.name] = plugin
+    return found
+
+
+def _refuse_twice(what: str, claims: list[tuple[str, Plugin]]) -> None:
+    first: dict[str, Plugin] = {}
+    for name, plugin in claims:
+        if name in first:
+            raise PluginError(f"{plugin}: claims {what} `{name}`, so does {first[name]}; disable one with {DISABLED}")
+        first[name] = plugin
+
+

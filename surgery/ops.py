@@ -1,0 +1,392 @@
+"""The op contract: a pure function on tensors plus a declaration of what it may see.
+
+The declaration is what lets one engine schedule everything:
+
+    split     the function sees                          the engine may
+    ELEMENT   the same range of every input, flat        cut anywhere, fuse chains
+    ROW       whole rows [rows, row]                     cut by rows
+    REDUCE    blocks to gather from, then as ELEMENT     stream each pass
+    TENSOR    one whole tensor in its shape              one at a time, on the device
+    GROUP     the tensors that a key collects            one group at a time
+    MODEL     blocks of every tensor, then as ELEMENT    first pass gather, second pass apply
+    LAYOUT    names and specs only, at plan time         move no bytes
+
+A function declared with `@op` is an ELEMENT, ROW or TENSOR op; a class derived from `Reduce` or `Group` is one
+of the others; `@layout_op` declares a layout op. Tensors arrive in float32 (float64 if an input is), and what is
+returned is rounded once, when it is written. Ops must not change their inputs; `x.out` is theirs to write to.
+This module imports no torch: planning needs only declarations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from surgery.errors import PluginError
+from surgery.tensors import Role, TensorInfo, TensorSpec, promote
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Gathers see a tensor in blocks of this many elements, aligned to its first element, whatever the chunk size,
+# thread count or device: sums of floats then come out the same to the last bit. Changing it changes bytes.
+BLOCK: Final = 1 << 17
+
+# What a sampling pass sees of a large tensor: this many runs of this many elements, spread evenly.
+SAMPLE_RUNS: Final = 64
+SAMPLE_RUN: Final = 1024
+
+BASE: Final = -1  # stands for the base where models are counted 0, 1, 2, ...
+
+
+class Split(StrEnum):
+    """How an op's work may be cut; see the table above."""
+
+    ELEMENT = "element"
+    ROW = "row"
+    REDUCE = "reduce"
+    TENSOR = "tensor"
+    GROUP = "group"
+    MODEL = "model"
+    LAYOUT = "layout"
+
+
+class Space(StrEnum):
+    """What a tensor's numbers mean, so that a delta is never taken for weights."""
+
+    WEIGHT = "weight"
+    DELTA = "delta"
+    FACTORS = "factors"
+    PACKED = "packed"
+    MASK = "mask"
+    STATISTIC = "statistic"
+
+
+class Scan(StrEnum):
+    """What a gather pass reads: every block, or a fixed sample of about 65,536 elements."""
+
+    ALL = "all"
+    SAMPLE = "sample"
+
+
+class Params(BaseModel):
+    """An op's parameters; unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+
+
+class NoParams(Params):
+    """Parameters of an op that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What is known of a call before a value is read. Models that lack the tensor are left out of `models`."""
+
+    name: str
+    models: tuple[TensorSpec, ...]
+    base: TensorSpec | None
+    each: tuple[Params, ...]  # the parameters of each model in `models`, numbers for this tensor filled in
+    role: Role
+    numel: int  # elements of the tensor; of the whole model for a MODEL op
+
+    @property
+    def first(self) -> TensorSpec:
+        """Return the base's spec, or the first model's."""
+        return self.base or self.models[0]
+
+
+class Chunk(Protocol):
+    """What an op sees: the same range of every input. Inputs are read-only, `out` and scratch are the op's."""
+
+    signature: Signature
+    models: Sequence[Tensor]
+    base: Tensor | None
+    start: int  # index in the tensor of the first element seen
+
+    @property
+    def out(self) -> Tensor:
+        """A buffer of the chunk's shape and compute dtype; returning it saves an allocation and a copy."""
+        ...
+
+    def scratch(self, index: int) -> Tensor:
+        """Return the op's scratch buffer `index` (below the `buffers` it declared), shaped like `out`."""
+        ...
+
+    def uniform(self, stream: int = 0) -> Tensor:
+        """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
+        ...
+
+
+class Reduce(ABC):
+    """An op that gathers something small over its tensor (or model), then applies it range by range.
+
+    The engine runs `found = None; while scan(...): found = solve(fold of gather(...))`, then `apply` with `found`.
+    """
+
+    gathers: int = 1
+
+    def scan(self, signature: Signature, params: Any, found: Any, done: int) -> Scan | None:
+        """Say what gather pass `done` reads, None to start applying."""
+        return Scan.ALL if done < self.gathers else None
+
+    @abstractmethod
+    def gather(self, x: Chunk, params: Any, found: Any) -> Any:
+        """Return what one block of at most BLOCK elements contributes; must not keep references to `x`."""
+
+    def fold(self, total: Any, part: Any) -> Any:
+        """Add a block's part to the total; called in the order of the blocks. May change `total` in place."""
+        return total + part
+
+    def solve(self, signature: Signature, params: Any, total: Any, found: Any) -> Any:
+        """Turn a pass's total into what the next pass, or `apply`, needs."""
+        return total
+
+    @abstractmethod
+    def apply(self, x: Chunk, params: Any, found: Any) -> Tensor:
+        """Return the result on a range of the tensor."""
+
+
+class Group(ABC):
+    """An op on several tensors of one model at once: heads of a layer, experts of a layer."""
+
+    @abstractmethod
+    def key(self, tensor: TensorInfo, params: Any) -> Hashable | None:
+        """Return what the members of a group have in common; None leaves the tensor as it is."""
+
+    @abstractmethod
+    def apply(self, members: Mapping[str, Chunk], params: Any) -> Mapping[str, Tensor]:
+        """Return a tensor for every member's name, in the members' shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """What a layout op sees of a model: names, specs, roles, config; no values."""
+
+    name: str
+    tensors: Mapping[str, TensorInfo]
+    config: Mapping[str, Any]
+    layers: int
+    rename_layer: Callable[[str, int], str]  # (tensor name, new layer index) -> tensor name
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """One output tensor of a layout: a tensor of a model, or some of its rows."""
+
+    model: str
+    name: str
+    rows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A new model made of parts of others: output name -> what to take, and the rewritten config.json."""
+
+    tensors: Mapping[str, Take]
+    config: Mapping[str, Any]
+
+
+Vectors = Literal["same", "skip"]
+BaseUse = Literal["required", "optional", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """A registered op: its implementation and its declaration."""
+
+    name: str
+    summary: str
+    doc: str
+    implementation: Any
+    params: type[Params]
+    split_of: Callable[[Any], Split]
+    splits: tuple[Split, ...]
+    each: type[Params] | None = None
+    base: BaseUse = "none"
+    models: tuple[int, int | None] = (1, None)
+    ordered: bool = False
+    takes: Space = Space.WEIGHT
+    gives: Space = Space.WEIGHT
+    infer: Callable[[Signature, Any], TensorSpec] | None = None
+    simplify: Callable[[Signature, Any], int | None] | None = None
+    check: Callable[[Signature, Any], str | None] | None = None
+    vectors: Vectors = "same"
+    propagates: bool = False
+    buffers: int = 0
+    workspace: Callable[[Signature, Any], int] | None = None
+    cite: str = ""
+    version: int = 1
+    module: str = ""
+
+    @property
+    def family(self) -> str:
+        """Return the part of the name before the dot."""
+        return self.name.partition(".")[0]
+
+    @property
+    def takes_one(self) -> bool:
+        """Return whether a step names its input `model:` rather than `models:`."""
+        return self.models[1] == 1
+
+    def output(self, signature: Signature, params: Any) -> TensorSpec:
+        """Return the result's spec: by default the shape of the first input and the dtype that holds all."""
+        if self.infer is not None:
+            return self.infer(signature, params)
+        specs = [*signature.models, *([signature.base] if signature.base else [])]
+        return TensorSpec(signature.name, signature.first.shape, promote([spec.dtype for spec in specs]))
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the implementation: for tests and for ops built on other ops."""
+        return self.implementation(*args)
+
+
+Decorator = Callable[[Any], Op]
+
+
+def op(
+    name: str,
+    *,
+    split: Split | Callable[[Any], Split] | None = None,
+    splits: Sequence[Split] = (),
+    params: type[Params] = NoParams,
+    each: type[Params] | None = None,
+    base: BaseUse = "none",
+    models: int | tuple[int, int | None] = (1, None),
+    ordered: bool = False,
+    takes: Space = Space.WEIGHT,
+    gives: Space = Space.WEIGHT,
+    infer: Callable[[Signature, Any], TensorSpec] | None = None,
+    simplify: Callable[[Signature, Any], int | None] | None = None,
+    check: Callable[[Signature, Any], str | None] | None = None,
+    vectors: Vectors = "same",
+    propagates: bool = False,
+    buffers: int = 0,
+    workspace: Callable[[Signature, Any], int] | None = None,
+    cite: str = "",
+    version: int = 1,
+) -> Decorator:
+    """Declare an op `family.method`.
+
+    split       how the work may be cut; ELEMENT for a function, REDUCE or GROUP for a class. A function of the
+                parameters when a parameter decides (`scope: model`); then `splits` lists what it may return
+    params      the step's parameters; `each` those of every model in its `models:`
+    base        whether the step takes `base:`
+    models      how many models: a number, or (least, most) with None for no limit
+    ordered     the models' order matters; otherwise they are sorted by name so that it cannot
+    takes gives spaces of the inputs and of the result
+    infer       (signature, params) -> the result's spec, if it differs from the first input's
+    simplify    (signature, params) -> index of the input whose bytes are the result (BASE for the base), or None
+    check       (signature, params) -> what is wrong with a tensor's numbers, or None; called at plan time
+    vectors     `skip`: tensors of fewer than two dimensions are copied from the base or the first model
+    propagates  NaN or Inf in any input always shows in the result, so that only the result is checked
+    buffers     scratch buffers of a chunk's size that the op asks for
+    workspace   (signature, params) -> bytes of temporaries of a TENSOR or GROUP op; by default three times its inputs
+    cite        where the method comes from
+    version     raise it when the numbers change, so that old journals are not trusted
+    """
+    family, dot, method = name.partition(".")
+    if not (dot and family.isidentifier() and method.isidentifier()):
+        raise PluginError(f"op `{name}`: a name is `family.method`; rename it")
+
+    def declare(target: Any) -> Op:
+        implementation, default = _implementation(name, target)
+        fixed = split if isinstance(split, Split) else None
+        return Op(
+            name=name,
+            summary=_summary(name, target),
+            doc=inspect.getdoc(target) or "",
+            implementation=implementation,
+            params=params,
+            split_of=split if callable(split) else (lambda _: fixed or default),
+            splits=tuple(splits) or (fixed or default,),
+            each=each,
+            base=base,
+            models=(models, models) if isinstance(models, int) else models,
+            ordered=ordered,
+            takes=takes,
+            gives=gives,
+            infer=infer,
+            simplify=simplify,
+            check=check,
+            vectors=vectors,
+            propagates=propagates,
+            buffers=buffers,
+            workspace=workspace,
+            cite=cite,
+            version=version,
+            module=getattr(target, "__module__", ""),
+        )
+
+    return declare
+
+
+def layout_op(
+    name: str,
+    *,
+    params: type[Params] = NoParams,
+    models: int | tuple[int, int | None] = (1, None),
+    cite: str = "",
+    version: int = 1,
+) -> Decorator:
+    """Declare a layout op: a function (models by name, params) -> Layout that moves no bytes."""
+    return op(name, split=Split.LAYOUT, params=params, models=models, ordered=True, cite=cite, version=version)
+
+
+def _implementation(name: str, target: Any) -> tuple[Any, Split]:
+    """Return what the engine calls, and the split it has when none is declared."""
+    if not inspect.isclass(target):
+        return target, Split.ELEMENT
+    if issubclass(target, Reduce):
+        return target(), Split.REDUCE
+    if issubclass(target, Group):
+        return target(), Split.GROUP
+    raise PluginError(f"op `{name}`: a class must derive from Reduce or Group, got {target.__name__}")
+
+
+def _summary(name: str, target: Any) -> str:
+    """Return the first line of the docstring, which every op must have."""
+    doc = inspect.getdoc(target)
+    if not doc or inspect.isclass(target) and "__doc__" not in vars(target):
+        raise PluginError(f"op `{name}`: has no docstring; its first line is shown in `surgery ops`")
+    return doc.partition("\n")[0].strip()
+
+
+def ops_in(package: str) -> list[Op]:
+    """Import every public module of a package and return the ops that they define, sorted by name."""
+    root = importlib.import_module(package)
+    found: dict[str, Op] = {}
+    for module_info in pkgutil.iter_modules(getattr(root, "__path__", [])):
+        if not module_info.name.startswith("_"):
+            _collect(importlib.import_module(f"{package}.{module_info.name}"), found)
+    _collect(root, found)
+    return [found[name] for name in sorted(found)]
+
+
+def _collect(module: Any, found: dict[str, Op]) -> None:
+    for value in vars(module).values():
+        if isinstance(value, Op) and value.module == module.__name__:
+            found[value.name] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What a family of models calls its tensors: annotation only, never a list of what may exist.
+
+    `role_of` maps a tensor's name to its role; `rename_layer` gives a tensor another layer index.
+    """
+
+    name: str
+    model_types: frozenset[str]
+    role_of: Callable[[str], Role] = field(repr=False)
+    rename_layer: Callable[[str, int], str] = field(repr=False)
+    # alias -> tensor that it shares its values with when config.json says `tie_word_embeddings`
+    tied: Mapping[str, str] = field(default_factory=dict)

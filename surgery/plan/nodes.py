@@ -1,0 +1,204 @@
+"""How one tensor is computed: a small expression over tensors in files.
+
+    Source    a tensor in a file                       Rows      some rows of another node
+    Apply     an op on the same-named tensors          Agree     integer tensors that must be equal
+    Member    one tensor of a group's result
+
+Nodes are made while planning, hold no values, and are shared: what two outputs have in common is one node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import xxhash
+
+from surgery.checkpoint.base import Checkpoint
+from surgery.ops import Op, Params, Signature, Split
+from surgery.tensors import TensorSpec
+
+# Part of every digest: raise it when the engine's own arithmetic changes (decoding, rounding, folding).
+NUMBERS_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A tensor in a file."""
+
+    checkpoint: Checkpoint
+    spec: TensorSpec  # under the name it has in the file
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Some rows of a tensor: a stretch of it."""
+
+    node: Node
+    start: int  # in elements
+    spec: TensorSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Agree:
+    """A tensor on which no arithmetic is defined: the first, and all others must have the same bytes."""
+
+    step: str
+    first: Node
+    others: tuple[Node, ...]
+    spec: TensorSpec
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """The tensors that a MODEL op gathers from; one for each step with such an op."""
+
+    step: str
+    members: list[Apply] = field(default_factory=list)
+
+    @property
+    def numel(self) -> int:
+        """Return the elements of all members."""
+        return sum(member.spec.numel for member in self.members)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apply:
+    """An op on a tensor of some models; `signature.models` and `models` run in parallel."""
+
+    step: str
+    op: Op
+    split: Split
+    params: Params
+    signature: Signature
+    models: tuple[Node, ...]
+    base: Node | None
+    spec: TensorSpec
+    seed: int
+    scope: Scope | None = None
+
+
+@dataclass(slots=True, eq=False)
+class GroupCall:
+    """A GROUP op on the members of one group, by name."""
+
+    step: str
+    op: Op
+    params: Params
+    seed: int
+    members: dict[str, Apply]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Member:
+    """One tensor of a group's result."""
+
+    group: GroupCall
+    name: str
+    spec: TensorSpec
+
+
+Node = Source | Rows | Agree | Apply | Member
+
+
+def inputs_of(node: Node) -> tuple[Node, ...]:
+    """Return the nodes that a node reads."""
+    match node:
+        case Apply():
+            return node.models if node.base is None else (node.base, *node.models)
+        case Rows():
+            return (node.node,)
+        case Agree():
+            return (node.first, *node.others)
+        case Member():
+            return tuple(i for member in node.group.members.values() for i in inputs_of(member))
+        case Source():
+            return ()
+
+
+def walk(*roots: Node) -> Iterator[Node]:
+    """Yield every node below `roots` once, inputs before what reads them."""
+    seen: set[int] = set()
+    stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((child, False) for child in reversed(inputs_of(node)))
+
+
+def sources(*roots: Node) -> list[Source]:
+    """Return the tensors in files that `roots` are computed from."""
+    return [node for node in walk(*roots) if isinstance(node, Source)]
+
+
+class Digests:
+    """Digests of nodes: equal digests mean equal bytes. xxh3-128 over op, version, parameters and inputs."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, bytes] = {}
+        self._keep: list[object] = []  # ids are only unique while the objects live
+        self._params: dict[int, str] = {}
+        self._scopes: dict[int, bytes] = {}
+
+    def of(self, root: Node) -> bytes:
+        """Return the digest of what `root` computes, before rounding to an output's dtype."""
+        for node in walk(root):
+            if id(node) not in self._known:
+                self._known[id(node)] = self._digest(node)
+                self._keep.append(node)
+        return self._known[id(root)]
+
+    def _digest(self, node: Node) -> bytes:
+        match node:
+            case Source():
+                return _hash(b"source", node.checkpoint.identity(node.spec.name))
+            case Rows():
+                return _hash(b"rows", node.start, node.spec.shape, self._known[id(node.node)])
+            case Agree():
+                return _hash(b"agree", *(self._known[id(child)] for child in inputs_of(node)))
+            case Member():
+                calls = [_hash(name, self._apply(member)) for name, member in node.group.members.items()]
+                return _hash(b"member", node.name, *calls)
+            case Apply():
+                return _hash(b"apply", self._apply(node), self._scope(node.scope))
+
+    def _apply(self, node: Apply) -> bytes:
+        each = (self._json(params) for params in node.signature.each)
+        below = (self._known[id(child)] for child in inputs_of(node))
+        base = node.base is not None
+        head = (NUMBERS_VERSION, node.op.name, node.op.version, self._json(node.params), node.seed, base)
+        return _hash(*head, node.signature.name, *each, *below)
+
+    def _scope(self, scope: Scope | None) -> bytes:
+        if scope is None:
+            return b""
+        if id(scope) not in self._scopes:
+            for member in scope.members:
+                for node in walk(*inputs_of(member)):
+                    self._known.setdefault(id(node), self._digest(node))
+            self._scopes[id(scope)] = _hash(*(self._apply(member) for member in scope.members))
+            self._keep.append(scope)
+        return self._scopes[id(scope)]
+
+    def _json(self, params: Params) -> str:
+        if id(params) not in self._params:
+            self._params[id(params)] = json.dumps(params.model_dump(mode="json"), sort_keys=True)
+            self._keep.append(params)
+        return self._params[id(params)]
+
+
+def _hash(*parts: object) -> bytes:
+    """Hash parts so that no two lists of parts give the same input."""
+    hasher = xxhash.xxh3_128()
+    for part in parts:
+        data = part if isinstance(part, bytes) else repr(part).encode()
+        hasher.update(len(data).to_bytes(8, "little"))
+        hasher.update(data)
+    return hasher.digest()
+
+

@@ -1,0 +1,73 @@
+"""Parameters for one tensor: ramps and selector maps become the numbers that hold there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from surgery.errors import Finding
+from surgery.ops import Params
+from surgery.recipe.select import compile_selector
+from surgery.scalars import DEFAULT_SELECTOR, BySelector, Ramp, resolve
+from surgery.tensors import TensorInfo
+
+compiled = cache(compile_selector)
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Fills in one Params object tensor by tensor, and remembers which selectors matched anything."""
+
+    params: Params
+    where: str
+    path: str
+    schedules: dict[str, Any] = field(default_factory=dict)
+    unused: set[str] = field(default_factory=set)
+    unmatched: list[str] = field(default_factory=list)
+    _made: dict[tuple[float, ...], Params] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in type(self.params).model_fields:
+            value = getattr(self.params, name)
+            if isinstance(value, Ramp | BySelector):
+                self.schedules[name] = value
+            if isinstance(value, BySelector):
+                self.unused |= {selector for selector, _ in value.cases if selector != DEFAULT_SELECTOR}
+
+    def at(self, tensor: TensorInfo) -> Params:
+        """Return the parameters for a tensor; the same object for tensors with the same numbers."""
+        if not self.schedules:
+            return self.params
+
+        def matches(selector: str) -> bool:
+            hit = compiled(selector).matches(tensor)
+            if hit:
+                self.unused.discard(selector)
+            return hit
+
+        numbers = []
+        for name, schedule in self.schedules.items():
+            number = resolve(schedule, tensor.depth, matches)
+            if number is None:
+                self.unmatched.append(f"{name} for {tensor.name}")
+                number = 0.0
+            numbers.append(number)
+        key = tuple(numbers)
+        if key not in self._made:
+            self._made[key] = self.params.model_copy(update=dict(zip(self.schedules, key, strict=True)))
+        return self._made[key]
+
+    def findings(self) -> list[Finding]:
+        """Return what went wrong over all tensors: selectors that matched nothing, tensors without a number."""
+        found = [
+            Finding(f"selector `{selector}` matches no tensor; see the names with `surgery inspect`", self.where, self.path)
+            for selector in sorted(self.unused)
+        ]
+        if self.unmatched:
+            first, more = self.unmatched[0], len(self.unmatched) - 1
+            tail = f" and {more} more tensors" if more else ""
+            found.append(
+                Finding(f"no case gives {first}{tail}; add `{DEFAULT_SELECTOR}:`", self.where, self.path)
+            )
+        return found

@@ -1,0 +1,184 @@
+"""The way from a recipe to a plan: open headers, expand steps in order, check, collect the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import networkx as nx
+
+from surgery.checkpoint.base import Checkpoint
+from surgery.checkpoint.open import open_checkpoint
+from surgery.errors import CheckpointError, PluginError
+from surgery.host import Host
+from surgery.ops import Split
+from surgery.plan.destinations import check_destinations
+from surgery.plan.layouts import expand_layout
+from surgery.plan.model import Output, OutputTensor, Plan, reads, step_graph
+from surgery.plan.problems import Problems
+from surgery.plan.steps import expand
+from surgery.plan.virtual import VirtualModel, from_checkpoint
+from surgery.plan.vocabulary import difference
+from surgery.recipe.model import Recipe
+from surgery.recipe.model import Output as RecipeOutput
+from surgery.recipe.resolve_ops import ResolvedStep, resolve_steps
+from surgery.sizes import parse_size
+from surgery.tensors import DTYPES, STORED_FLOATS
+
+
+def resolve(recipe: Recipe, host: Host, *, out: Path | None = None, force: bool = False, write: bool = True) -> Plan:
+    """Return the checked plan of a recipe, from headers alone.
+
+    out    where the (only) output goes, instead of its `to:`
+    force  finished outputs may be replaced
+    write  False: nothing will be written, so destinations are not looked at
+
+    Raises RecipeError, PlanError (all findings at once), CheckpointError, PluginError.
+    """
+    problems = Problems(recipe)
+    steps = resolve_steps(recipe, host)
+    needed = _needed(recipe, steps)
+    checkpoints = _open(recipe, host, needed, problems)
+    problems.raise_any()
+    models = _models(recipe, host, steps, needed, checkpoints, problems)
+    problems.raise_any()
+    outputs = tuple(_output(recipe, name, models, out, problems, write) for name in _outputs(recipe))
+    if write:
+        check_destinations(outputs, checkpoints.values(), problems, force=force)
+    problems.raise_any()
+    plan = Plan(recipe, steps, models, checkpoints, outputs, (*recipe.warnings, *problems.warnings))
+    return host.rewrite_plan(plan, _checked)
+
+
+def _outputs(recipe: Recipe) -> Mapping[str, RecipeOutput]:
+    """Return the outputs by name; a recipe with one output calls it `output`."""
+    return recipe.outputs or ({"output": recipe.output} if recipe.output else {})
+
+
+def _needed(recipe: Recipe, steps: Mapping[str, ResolvedStep]) -> list[str]:
+    """Return the models and steps that outputs depend on, in an order in which they can be made."""
+    graph = step_graph(steps, recipe.models)
+    wanted = {output.model for output in _outputs(recipe).values()}
+    wanted |= {name for target in list(wanted) for name in nx.ancestors(graph, target)}
+    return [name for name in nx.lexicographical_topological_sort(graph) if name in wanted]
+
+
+def _open(recipe: Recipe, host: Host, needed: list[str], problems: Problems) -> dict[str, Checkpoint]:
+    """Open the headers of all models that are needed; each folder once."""
+    formats, schemes = host.formats(), host.schemes()
+    opened: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Checkpoint] = {}
+    for name in needed:
+        if name not in recipe.models:
+            continue
+        source = recipe.models[name].source
+        try:
+            if source not in opened:
+                opened[source] = open_checkpoint(source, recipe.folder, formats, schemes)
+            checkpoints[name] = opened[source]
+        except CheckpointError as error:
+            problems.add(("models", name), str(error))
+    return checkpoints
+
+
+def _models(
+    recipe: Recipe,
+    host: Host,
+    steps: Mapping[str, ResolvedStep],
+    needed: list[str],
+    checkpoints: Mapping[str, Checkpoint],
+    problems: Problems,
+) -> dict[str, VirtualModel]:
+    architectures = host.architectures()
+    models: dict[str, VirtualModel] = {}
+    for name in needed:
+        if name in checkpoints:
+            models[name] = from_checkpoint(name, checkpoints[name], architectures)
+            continue
+        step = steps[name]
+        if any(source not in models for source in reads(step)):
+            continue  # what it reads has findings of its own
+        made = _step(recipe, step, models, problems)
+        if made is not None:
+            models[name] = made
+    return models
+
+
+def _step(
+    recipe: Recipe, step: ResolvedStep, models: Mapping[str, VirtualModel], problems: Problems
+) -> VirtualModel | None:
+    inputs = [models[name] for name in step.models]
+    if step.op.split_of(step.params) is Split.LAYOUT:
+        return expand_layout(step, inputs, problems)
+    base = models[step.base] if step.base else None
+    _check_tokens(recipe, step, [*([base] if base else []), *inputs], problems)
+    return expand(step, base, inputs, problems, recipe.seed)
+
+
+def _check_tokens(recipe: Recipe, step: ResolvedStep, inputs: list[VirtualModel], problems: Problems) -> None:
+    """Models with different tokenizers are not merged unless the output names the one to keep."""
+    chosen = all(output.tokenizer for output in _outputs(recipe).values())
+    for other in inputs[1:]:
+        found = difference(inputs[0], other)
+        if found and chosen:
+            problems.warn(("steps", step.name), found)
+        elif found:
+            problems.add(("steps", step.name), f"{found}; name the tokenizer to keep with `output.tokenizer:`")
+
+
+def _output(
+    recipe: Recipe,
+    name: str,
+    models: Mapping[str, VirtualModel],
+    out: Path | None,
+    problems: Problems,
+    write: bool,
+) -> Output:
+    wanted = _outputs(recipe)[name]
+    path = ("outputs", name) if recipe.outputs else ("output",)
+    model = models[wanted.model]
+    stored = STORED_FLOATS[wanted.dtype] if wanted.dtype else None
+    tensors = []
+    for tensor, node in model.nodes.items():
+        spec = model.tensors[tensor].spec
+        dtype = stored if stored and DTYPES[spec.dtype].arithmetic else spec.dtype
+        tensors.append(OutputTensor(spec.with_(dtype=dtype), node))
+    if write and wanted.to is None and out is None:
+        problems.add(path, "says not where to write; add `to: FOLDER` or pass --out FOLDER")
+    if not tensors:
+        problems.add(path, f"`{wanted.model}` holds no tensors; choose another model")
+    if out is not None and recipe.outputs and len(recipe.outputs) > 1:
+        problems.add(path, "--out names one folder, the recipe has several outputs; give each a `to:`")
+    donor = models[wanted.tokenizer].donor if wanted.tokenizer in models else model.donor
+    return Output(
+        name=name,
+        model=wanted.model,
+        folder=_folder(recipe, wanted, out),
+        tensors=tuple(tensors),
+        config=model.config,
+        sidecars=donor.sidecars,
+        shard_size=parse_size(wanted.shard_size),
+    )
+
+
+def _folder(recipe: Recipe, wanted: RecipeOutput, out: Path | None) -> Path | None:
+    if out is not None:
+        return out.absolute()
+    if wanted.to is None:
+        return None
+    return Path(wanted.to).expanduser() if Path(wanted.to).expanduser().is_absolute() else recipe.folder / wanted.to
+
+
+def _checked(plan: Plan, plugin: str) -> Plan:
+    """Hold a plan that a plugin rewrote to what the executor relies on."""
+    for output in plan.outputs:
+        names = [tensor.spec.name for tensor in output.tensors]
+        if len(set(names)) < len(names):
+            raise PluginError(f"{plugin}: surgery_rewrite_plan repeats a tensor of {output.name}; mend the plugin")
+        for tensor in output.tensors:
+            if tensor.spec.shape != tensor.node.spec.shape:
+                raise PluginError(
+                    f"{plugin}: surgery_rewrite_plan writes {tensor.spec.name} as {tensor.spec.shape}, "
+                    f"it is computed as {tensor.node.spec.shape}; mend the plugin"
+                )
+    return plan

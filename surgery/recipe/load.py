@@ -1,0 +1,77 @@
+"""From a YAML text to a Recipe, or to everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from surgery.errors import Finding, RecipeError
+from surgery.recipe.document import Document, Problem, shown
+from surgery.recipe.model import FORMAT, Recipe
+from surgery.recipe.problems import problems_of
+from surgery.recipe.references import reference_problems, unused
+from surgery.recipe.yaml import MAX_BYTES, read_yaml
+
+Foreign = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def load_recipe(path: str | os.PathLike[str], *, foreign: Foreign | None = None) -> Recipe:
+    """Read a recipe's file; paths in it are relative to its folder. Raises RecipeError with all findings."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(Finding(f"cannot be read: {reason.lower()}", str(path))) from None
+    return parse_recipe(text, str(path), Path(path).parent, foreign=foreign)
+
+
+def parse_recipe(
+    text: str | bytes, file: str = "<recipe>", folder: Path | None = None, *, foreign: Foreign | None = None
+) -> Recipe:
+    """Return the recipe that a text says. Raises RecipeError with all findings, in the order of the text.
+
+    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes back has
+    no positions, so that findings about it name the file only.
+    """
+    document = read_yaml(text, file)
+    if foreign and isinstance(document.data, dict) and "surgery" not in document.data:
+        converted = foreign(document.data)
+        if converted is not None:
+            document = Document(file, document.text, converted)
+    folder = Path() if folder is None else folder
+    _check(document, folder)
+    return Recipe.of(document, folder, tuple(document.findings(unused(document.data))))
+
+
+def _check(document: Document, folder: Path) -> None:
+    problems = _not_a_recipe(document.data)
+    if not problems:
+        problems = reference_problems(document.data, folder)
+        try:
+            Recipe.model_validate(document.data)
+        except ValidationError as error:
+            problems += problems_of(error, document.data, Recipe)
+    if problems:
+        raise RecipeError(document.findings(problems))
+
+
+def _not_a_recipe(data: Any) -> list[Problem]:
+    """Return what makes looking for further findings pointless."""
+    if data is None:
+        return [Problem((), "the recipe is empty; begin with `surgery: 1`")]
+    if not isinstance(data, dict):
+        return [Problem((), f"a recipe is a mapping that begins with `surgery: 1`, got {shown(data)}")]
+    if "surgery" not in data and not data.keys() & {"models", "steps", "output", "outputs"}:
+        return [
+            Problem((), "not a recipe: no key `surgery`, and no plugin reads it; begin with `surgery: 1`")
+        ]
+    version = data.get("surgery", FORMAT)
+    if version != FORMAT or isinstance(version, bool):
+        what = f"unknown version of the recipe format, got {shown(version)}; this release reads `surgery: {FORMAT}`"
+        return [Problem(("surgery",), what)]
+    return []

@@ -1,0 +1,222 @@
+"""From the steps as written to steps that know their op: names, numbers of models, parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from surgery.errors import PluginError, RecipeError, SurgeryError, did_you_mean
+from surgery.ops import NoParams, Op, Params
+from surgery.recipe.document import KeyPath, Problem, shown
+from surgery.recipe.model import STEP_KEYS, Missing, Recipe, Step
+from surgery.recipe.problems import problems_of
+from surgery.recipe.select import Selection, compile_selector
+from surgery.scalars import DEFAULT_SELECTOR, BySelector
+
+Lookup = Callable[[str], Op | None]
+Known = Iterable[str] | Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedStep:
+    """A step whose op is known and whose parameters are checked.
+
+    `models` are sorted by name unless the op is ordered; `each` holds the parameters of every one of them.
+    """
+
+    name: str
+    op: Op
+    base: str | None
+    models: tuple[str, ...]
+    params: Params
+    each: tuple[Params, ...]
+    where: Selection | None
+    missing: Missing
+    tokenizer: Literal["accept"] | None = None
+
+
+def resolve_steps(
+    recipe: Recipe, ops: Mapping[str, Op] | Lookup, known: Known = ()
+) -> dict[str, ResolvedStep]:
+    """Return the steps by name, in the order of the recipe. Raises RecipeError with all findings of all steps.
+
+    `ops` maps names to ops, or is asked for each name: it returns None or raises LookupError if there is no such op,
+    and a SurgeryError becomes a finding. `known`, or what it returns, are the names to choose from then.
+    """
+    lookup: Lookup = ops if callable(ops) else ops.get
+    names: Known = known or (() if callable(ops) else ops)
+    resolved, problems = {}, []
+    for name, step in recipe.steps.items():
+        resolving = _Resolving(name, step)
+        found = resolving.run(lookup, names)
+        problems += resolving.problems
+        if found:
+            resolved[name] = found
+    if problems:
+        raise RecipeError(recipe.findings(problems))
+    return resolved
+
+
+class _Resolving:
+    """One step on its way; collects what is wrong with it."""
+
+    def __init__(self, name: str, step: Step) -> None:
+        self.name = name
+        self.step = step
+        self.path: KeyPath = ("steps", name)
+        self.problems: list[Problem] = []
+
+    def refuse(self, what: str, *path: str | int, key: bool = False) -> None:
+        self.problems.append(Problem((*self.path, *path), what, key))
+
+    def run(self, lookup: Lookup, known: Known) -> ResolvedStep | None:
+        """Return the resolved step; it is not to be used if there are problems."""
+        op = self.op(lookup, known)
+        if op is None:
+            return None
+        self.base(op)
+        written = self.models(op)
+        params = self.params(op)
+        models = list(written) if op.ordered else sorted(written)
+        each = [self.each(op, model, written[model]) for model in models]
+        step = self.step
+        where = [step.where] if isinstance(step.where, str) else step.where
+        return ResolvedStep(
+            name=self.name,
+            op=op,
+            base=step.base,
+            models=tuple(models),
+            params=params,
+            each=tuple(each),
+            where=Selection(where) if where else None,
+            missing=step.missing,
+            tokenizer=step.tokenizer,
+        )
+
+    def op(self, lookup: Lookup, known: Known) -> Op | None:
+        name = self.step.op
+        try:
+            op = lookup(name)
+        except LookupError:
+            op = None
+        except SurgeryError as error:
+            self.refuse(str(error), "op")
+            return None
+        if op is None:
+            names = known() if callable(known) else known
+            self.refuse(f"no op is called `{name}`{did_you_mean(name, names)}", "op")
+        return op
+
+    def base(self, op: Op) -> None:
+        if op.base == "required" and self.step.base is None:
+            self.refuse(f"missing key `base`, which `{op.name}` needs", key=True)
+        if op.base == "none" and self.step.base is not None:
+            self.refuse(f"`{op.name}` takes no base; remove `base`", "base", key=True)
+
+    def models(self, op: Op) -> dict[str, Any]:
+        """Return the models with their parameters as written, after checking how many there are."""
+        step = self.step
+        if step.model is not None and step.models is not None:
+            self.refuse("both `model` and `models`; keep one", "models", key=True)
+            return {}
+        if step.model is not None:
+            if not op.takes_one:
+                what = f"`{op.name}` takes {_count(op)}; write `models: [{step.model}, ...]`"
+                self.refuse(what, "model", key=True)
+            return {step.model: None}
+        if step.models is None and op.models[0] > 0:
+            key = "model" if op.takes_one else "models"
+            self.refuse(f"missing key `{key}`; `{op.name}` takes {_count(op)}", key=True)
+            return {}
+        written = step.models or {}
+        least, most = op.models
+        if len(written) < least or (most is not None and len(written) > most):
+            self.refuse(f"`{op.name}` takes {_count(op)}, got {len(written)}", "models", key=True)
+        return written if isinstance(written, dict) else dict.fromkeys(written)
+
+    def params(self, op: Op) -> Params:
+        others = dict.fromkeys(STEP_KEYS, "")
+        for key in _fields(op.each):
+            others[key] = f"`{key}` is set for each model; write `models: {{NAME: {{{key}: ...}}}}`"
+        clash = set(STEP_KEYS) & set(_fields(op.params))
+        if clash:
+            raise PluginError(
+                f"op `{op.name}`: parameter `{min(clash)}` has the name of a step's key; rename it"
+            )
+        return self.checked(op.params, self.step.params, self.path, others)
+
+    def each(self, op: Op, model: str, written: Any) -> Params:
+        if op.each is None:
+            if written is not None and written != {}:
+                what = f"`{op.name}` has no parameters for each model, got {shown(written)}; write `models` as a list"
+                self.refuse(what, "models", model)
+            return NoParams()
+        path = self.each_path(model)
+        if isinstance(written, int | float):
+            if "weight" not in op.each.model_fields:
+                what = f"must be a mapping of parameters, got {shown(written)}; `{op.name}` has no `weight`"
+                self.refuse(what, "models", model)
+                return NoParams()
+            written = {"weight": written}
+        others = {
+            key: f"`{key}` is set for the whole step; write it beside `op`" for key in _fields(op.params)
+        }
+        return self.checked(op.each, written or {}, path, others)
+
+    def each_path(self, model: str) -> KeyPath:
+        """Return where a model's parameters are written, or its name if it has none."""
+        models = self.step.models
+        if isinstance(models, list):
+            return (*self.path, "models", models.index(model))
+        return (*self.path, "model") if models is None else (*self.path, "models", model)
+
+    def checked(
+        self, kind: type[Params], data: dict[str, Any], path: KeyPath, others: dict[str, str]
+    ) -> Params:
+        """Return parameters after pydantic's check and ours; what YAML calls text is never taken for a number."""
+        try:
+            # As JSON, because strict means there what it means in YAML: a list is a tuple, text is an enum
+            params = kind.model_validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            found = problems_of(error, data, kind, others)
+            self.problems += [Problem((*path, *one.path), one.what, one.key) for one in found]
+            return NoParams()
+        for place, selector in _selectors(params, ()):
+            try:
+                compile_selector(selector)
+            except ValueError as error:
+                self.problems.append(Problem((*path, *place, selector), str(error), key=True))
+        return params
+
+
+def _fields(model: type[Params] | None) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _count(op: Op) -> str:
+    """Return how many models an op takes, in words."""
+    least, most = op.models
+    if most is None:
+        return f"{least} or more models"
+    if least == most:
+        return "one model" if most == 1 else f"{most} models"
+    return f"{least} to {most} models"
+
+
+def _selectors(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the selectors in scheduled numbers, with the path of the map that they are keys of."""
+    if isinstance(value, BySelector):
+        yield from ((path, selector) for selector, _ in value.cases if selector != DEFAULT_SELECTOR)
+    elif isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from _selectors(getattr(value, name), (*path, field.alias or name))
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _selectors(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _selectors(inner, (*path, i))

@@ -1,0 +1,183 @@
+"""Selectors: which tensors of a model are meant.
+
+    layers[4:28]           layers 4 to 27; `layers[4:]`, `layers[:28]`, `layers[3]`, `layers` (any layer)
+    mlp, attention.q       a role: `mlp` takes in `mlp.gate`, `mlp.up` and `mlp.down`
+    layers[4:28].mlp       both: that role in those layers
+    experts[0:4]           some experts of a mixture; `layers[2:].experts[1].down`
+    lm_head.weight         a tensor by its full name; `lm_head` is all tensors of that module
+    model.layers.*.mlp.*   a glob on the name: `*` stands for any characters, `?` for one
+    re:q_proj|k_proj       a regular expression found anywhere in the name
+
+Roles are attention (q, k, v, o, qkv), mlp (gate, up, down), norm (input, post, final), experts (gate, up,
+down), router, embed and head. Ranges are half open as in Python, indices are not negative, case matters. In a
+list one selector that matches is enough; an entry that starts with `!` takes tensors away again, wherever it
+stands, and a list of such entries alone takes them from all tensors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
+
+from surgery.recipe.document import shown
+from surgery.recipe.regex import search_in
+from surgery.tensors import TensorInfo
+
+ACCEPTED: Final = "write `layers[4:28]`, a role such as `mlp`, both, a tensor's name, a glob or `re:...`"
+
+_LONGEST: Final = 1000
+_PART: Final = re.compile(r"([A-Za-z0-9_-]+)(\[([^\[\]]*)\])?")
+_PARTS: Final = re.compile(rf"{_PART.pattern}(?:\.{_PART.pattern})*")
+_WORD: Final = re.compile(r"[^\s.\[\](){}]+(?:\.[^\s.\[\](){}]+)*")
+_RANGE: Final = re.compile(r"\s*(\d{0,9})\s*(?:(:)\s*(\d{0,9})\s*)?", re.ASCII)
+_NUMBER: Final = re.compile(r"(?<![A-Za-z0-9_])\d+(?![A-Za-z0-9_])")
+
+Test = Callable[[TensorInfo], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """One selector, compiled."""
+
+    text: str
+    test: Test = field(repr=False, compare=False)
+
+    def matches(self, info: TensorInfo) -> bool:
+        """Return whether the selector means this tensor."""
+        return self.test(info)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A union of selectors, less those that start with `!`. Raises ValueError as `compile_selector` does."""
+
+    texts: Sequence[str]
+    _wanted: tuple[Selector, ...] = field(init=False, repr=False, compare=False)
+    _unwanted: tuple[Selector, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        texts = [text.strip() for text in self.texts]
+        unwanted = tuple(compile_selector(text[1:]) for text in texts if text.startswith("!"))
+        wanted = tuple(compile_selector(text) for text in texts if not text.startswith("!"))
+        object.__setattr__(self, "texts", tuple(texts))
+        object.__setattr__(self, "_wanted", wanted)
+        object.__setattr__(self, "_unwanted", unwanted)
+
+    def matches(self, info: TensorInfo) -> bool:
+        """Return whether one of the selectors means this tensor and none takes it away."""
+        if self._wanted and not any(selector.test(info) for selector in self._wanted):
+            return False
+        return not any(selector.test(info) for selector in self._unwanted)
+
+
+@lru_cache(maxsize=4096)
+def compile_selector(text: str) -> Selector:
+    """Return a selector that can be asked. Raises ValueError saying what is wrong and what is accepted."""
+    text = text.strip()
+    if not text or len(text) > _LONGEST:
+        raise ValueError(f"a selector has 1 to {_LONGEST} characters, got {shown(text)}; {ACCEPTED}")
+    if text.startswith("re:"):
+        return Selector(text, _regex(text))
+    if text.startswith("!"):
+        raise ValueError(f"`!` stands once and only in `where`, got {shown(text)}; {ACCEPTED}")
+    if "*" in text or "?" in text:
+        return Selector(text, _glob(text))
+    return Selector(text, _structure(text) if "[" in text or "]" in text else _word(text))
+
+
+def _regex(text: str) -> Test:
+    try:
+        found = search_in(text.removeprefix("re:"))
+    except ValueError as error:
+        raise ValueError(f"not a usable regular expression, got {shown(text)}: {error}") from None
+    return lambda info: found(info.spec.name)
+
+
+def _glob(text: str) -> Test:
+    if "[" in text or "]" in text:
+        what = "brackets do not go with `*` and `?`"
+        raise ValueError(f"{what}, got {shown(text)}; write `layers[4:28].mlp` or `re:...`")
+    match = re.compile(fnmatch.translate(text)).match
+    return lambda info: match(info.spec.name) is not None
+
+
+def _word(text: str) -> Test:
+    """A role, a tensor's name or a module's: which of them, only the model knows."""
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"not a selector, got {shown(text)}; {ACCEPTED}")
+    role = named = _under(text)
+    layers, dot, inner = text.partition(".")
+    if layers != "layers":
+        return lambda info: role(info.role.kind) or named(info.spec.name)
+    in_layer = _under(inner) if dot else _anything
+    return lambda info: (info.role.layer is not None and in_layer(info.role.kind)) or named(info.spec.name)
+
+
+def _under(text: str) -> Callable[[str], bool]:
+    """Return a test for `text` itself and for what continues it after a dot."""
+    prefix = text + "."
+    return lambda word: word == text or word.startswith(prefix)
+
+
+def _anything(_: str) -> bool:
+    return True
+
+
+def _structure(text: str) -> Test:
+    """Layers by index, a role, experts by index."""
+    if not _PARTS.fullmatch(text):
+        raise ValueError(f"not a selector, got {shown(text)}; {ACCEPTED}")
+    parts = _PART.findall(text)
+    layers = experts = None
+    words: list[str] = []
+    for i, (word, bracket, inside) in enumerate(parts):
+        if word == "layers" and i == 0:
+            layers = _range(inside if bracket else ":", text)
+            continue
+        if bracket and word == "experts" and not words:
+            experts = _range(inside, text)
+        elif bracket:
+            raise ValueError(f"brackets belong to `layers` and then `experts`, got {shown(text)}; {ACCEPTED}")
+        words.append(word)
+    role = _under(".".join(words)) if words else _anything
+
+    def test(info: TensorInfo) -> bool:
+        found = info.role
+        return _within(found.layer, layers) and _within(found.expert, experts) and role(found.kind)
+
+    return test
+
+
+def _within(index: int | None, indices: range | None) -> bool:
+    return indices is None or (index is not None and index in indices)
+
+
+def _range(inside: str, text: str) -> range:
+    """Return the indices that brackets hold: one, or a half-open range."""
+    match = _RANGE.fullmatch(inside)
+    if not match or not (match[1] or match[2]):
+        accepted = "brackets hold an index or a range from 0 up: `[3]`, `[4:28]`, `[4:]` or `[:28]`"
+        raise ValueError(f"{accepted}, got {shown(text)}")
+    start = int(match[1] or 0)
+    stop = start + 1 if not match[2] else int(match[3] or sys.maxsize)
+    if stop <= start:
+        raise ValueError(f"an empty range, got {shown(text)}; a range ends before its second index")
+    return range(start, stop)
+
+
+def nearest_names(text: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
+    """Return what a selector that matches nothing may have meant, nearest first.
+
+    `names` are the model's tensor names, and its roles where they are known. Numbers come back as `*`.
+    """
+    text = text.strip().removeprefix("!").removeprefix("re:")
+    if "[" in text and _PARTS.fullmatch(text):
+        text = ".".join(word for word, _, _ in _PART.findall(text) if word != "layers")
+    known = sorted({_NUMBER.sub("*", name) for name in names})
+    return tuple(difflib.get_close_matches(_NUMBER.sub("*", text), known, n=limit, cutoff=0.5))
