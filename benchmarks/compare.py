@@ -1,10 +1,10 @@
 """Do two engines give the same numbers? Every element of two bfloat16 outputs is compared, chunk by chunk.
 
-The unit is the bfloat16 step (ulp): both engines compute in float32 and round once, so that a sum taken in another
-order may end one step away, and nothing may end further away. TIES has one freedom more. Where several deltas of a
-tensor are exactly as large as the threshold, each engine must keep k elements in all but may choose *which* of the
-equal ones; such elements are counted by themselves, found from the thresholds of the inputs, which are computed
-here once more and exactly.
+The unit is the bfloat16 step (ulp): both engines compute in float32 and round once, so that a sum taken in
+another order may end one step away, and nothing may end further away. TIES has one freedom more. Where
+several deltas of a tensor are exactly as large as the threshold, each engine must keep k elements in all but
+may choose *which* of the equal ones; such elements are counted by themselves, found from the thresholds of
+the inputs, which are computed here once more and exactly.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 from checkpoints import Stored, stored
+from numpy.typing import NDArray
 
 CHUNK = 8 << 20
 Bits = NDArray[np.uint16]
@@ -25,7 +24,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How many elements differ; how many of them hang on an arbitrary choice; the largest step among the others."""
+    """How many elements differ, how many of them by an arbitrary choice, the largest step of the others."""
 
     tensors: int
     elements: int

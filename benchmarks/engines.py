@@ -1,4 +1,4 @@
-"""The contestants: the floor, surgery, mergekit. Each runs one method as a program of its own and yields a Run."""
+"""The contestants: the floor, surgery, mergekit. Each runs a method as a program of its own, watched."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from measure import Usage, watch
 HERE = Path(__file__).resolve().parent
 DENSITY = 0.5
 METHODS = ("linear", "ties")
-# What mergekit computes in, and stores in. Its linear accumulates in float32 by itself. Its ties computes in the
-# inputs' dtype: float32 gives the numbers that we give, bfloat16 is what most recipes say. Both are timed, and the
-# faster one counts.
+# What mergekit computes in, and stores in. Its linear accumulates in float32 by itself. Its ties computes in
+# the inputs' dtype: float32 gives the numbers that we give, bfloat16 is what most recipes say. Both are
+# timed, and the faster one counts.
 MERGEKIT_DTYPES = {
     "linear": {"mergekit": {"dtype": "bfloat16"}},
     "ties": {
@@ -43,7 +43,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every run shares: where recipes and outputs go, the models by name, the budget, mergekit's interpreter."""
+    """What every run shares: folders, models by name, surgery's budget, mergekit's interpreter."""
 
     work: Path
     out: Path
@@ -96,7 +96,7 @@ def surgery(*arguments: str) -> list[str]:
 
 
 def finished(usage: Usage) -> dict[str, Any]:
-    """Return the event that a program prints last; end the benchmark with the program's words if it failed."""
+    """Return the event that a program prints last; if it failed, end with the program's words."""
     if usage.returncode == 0:
         event = json.loads(usage.last_line)
         if event.get("event") == "finished":

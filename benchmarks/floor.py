@@ -2,9 +2,9 @@
 
     python benchmarks/floor.py OUT INPUT [INPUT ...]        # inputs: folders whose shards have equal sizes
 
-One process, two threads. Each thread takes every second chunk: it reads the chunk of every input into one 16 MiB
-buffer that it reuses, then writes that buffer to the output. The clock stops after fsync. No program that reads
-these inputs once and leaves such an output on the disk has less to do.
+One process, two threads. Each thread takes every second chunk: it reads the chunk of every input into one 16
+MiB buffer that it reuses, then writes that buffer to the output. The clock stops after fsync. No program
+that reads these inputs once and leaves such an output on the disk has less to do.
 """
 
 from __future__ import annotations

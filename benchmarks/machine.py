@@ -1,4 +1,4 @@
-"""What the numbers were measured on, without a path or a user's name; and the cores that everything runs on."""
+"""What the numbers were measured on, without paths or users' names; the cores that everything is kept on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def pin(cores: int) -> int:
-    """Keep this process and its children on the first `cores` cores that it may use; return how many there are."""
+    """Keep this process and its children on the first `cores` cores that it may use; return their number."""
     chosen = sorted(os.sched_getaffinity(0))[:cores]
     os.sched_setaffinity(0, chosen)
     return len(chosen)

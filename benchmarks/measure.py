@@ -1,8 +1,9 @@
-"""Run a program and watch it from outside: seconds, memory, what it printed. The same instrument for every engine.
+"""Run a program and watch it from outside: seconds, memory, what it printed; one instrument for all.
 
-Memory is the kernel's own account (/proc/PID/status), summed over the process and its descendants, sampled every
-20 ms. *Anonymous* memory (RssAnon and RssShmem) is what the program holds; *resident* adds the file pages that
-it has mapped: libraries, and weights where a program maps its files, which the kernel can take back at any time.
+Memory is the kernel's own account (/proc/PID/status), summed over the process and its descendants, sampled
+every 20 ms. *Anonymous* memory (RssAnon and RssShmem) is what the program holds; *resident* adds the file
+pages that it has mapped: libraries, and weights where a program maps its files, which the kernel can take
+back at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PERIOD = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one run of a program took: seconds from start to exit, peaks in bytes, its exit code and output."""
+    """What a run of a program took: seconds from start to exit, peaks in bytes, exit code, output."""
 
     seconds: float
     peak_anonymous: int

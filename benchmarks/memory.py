@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--work DIR] [--methods linear,ties] [--memory 512MiB]
 
-On the 1 GB model, and on one whose embedding alone is 1 GB: a program that holds one tensor of each input passes
-the first and fails the second. What counts is resident memory, the kernel's own high-water mark; anonymous memory
-stands beside it.
+On the 1 GB model, and on one whose embedding alone is 1 GB: a program that holds one tensor of each input
+passes the first and fails the second. What counts is resident memory, the kernel's own high-water mark;
+anonymous memory stands beside it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from engines import METHODS, Bench
 from machine import describe, pin
 from measure import Usage, watch
 from models import EMBEDDING, LLAMA, SHAPES, make
 from options import add_common, finish
+from rich.table import Table
 
 MIB = 1 << 20
 
@@ -73,10 +72,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _bare(work: Path) -> Usage:
-    """Return what an interpreter takes that imports torch, computes one sum with its threads, and waits a moment."""
+    """Return what an interpreter takes that imports torch and does nothing with it."""
     work.mkdir(parents=True, exist_ok=True)
-    # one parallel operation starts torch's threads, as every program that uses torch does
-    code = "import time, torch; torch.ones(1 << 20).sum(); time.sleep(0.2)"
+    code = "import time, torch; time.sleep(0.2)"  # long enough for the sampler to see it
     return watch([sys.executable, "-c", code], work)
 
 
@@ -91,7 +89,8 @@ def _measure(shape: str, method: str, work: Path, memory: str, bare: Usage) -> P
 
 
 def _table(peaks: list[Peak], memory: str) -> Table:
-    grid = Table("model", "method", "resident MiB", "anonymous MiB", title=f"peak above torch, --memory {memory}")
+    title = f"peak above torch, --memory {memory}"
+    grid = Table("model", "method", "resident MiB", "anonymous MiB", title=title)
     for peak in peaks:
         grid.add_row(peak.shape, peak.method, f"{peak.resident / MIB:.0f}", f"{peak.anonymous / MIB:.0f}")
     return grid

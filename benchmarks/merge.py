@@ -2,8 +2,8 @@
 
     python benchmarks/merge.py [--work DIR] [--methods linear,ties] [--repeat 3] [--memory 512MiB]
 
-Every round runs each contestant once, in turn, on inputs in the page cache, with the disk idle at the start; the
-best round of each counts. Results go to the screen and to benchmarks/results/NAME.json.
+Every round runs each contestant once, in turn, on inputs in the page cache, with the disk idle at the start;
+the best round of each counts. Results go to the screen and to benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def _measure(bench: Bench, method: str, repeat: int) -> Outcome:
             warm(bench.inputs(method))
             runs[name].append(bench.run(method, name))
             print(f"{method} {round_}/{repeat} {name}: {runs[name][-1].execution:.2f} s", flush=True)
-    return Outcome(method, runs, {name: _differences(bench, method, name) for name in MERGEKIT_DTYPES[method]})
+    differences = {name: _differences(bench, method, name) for name in MERGEKIT_DTYPES[method]}
+    return Outcome(method, runs, differences)
 
 
 def _differences(bench: Bench, method: str, variant: str) -> Differences:

@@ -2,10 +2,10 @@
 
     python benchmarks/models.py --work DIR          # makes all of them: about 8.5 GB
 
-The base is N(0, 0.02), as Llama is initialised. A fine-tune is the base plus N(0, 0.002), rounded once: small
-deltas around a shared base are what TIES trims and votes on, and, as in real fine-tunes, bfloat16 leaves them so
-few distinct magnitudes that many elements are exactly as large as the threshold. A tensor depends on the
-model's and its own name only, never on the shards. One shard at a time is in memory.
+The base is N(0, 0.02), as Llama is initialised. A fine-tune is the base plus N(0, 0.002), rounded once:
+small deltas around a shared base are what TIES trims and votes on, and, as in real fine-tunes, bfloat16
+leaves them so few distinct magnitudes that many elements are exactly as large as the threshold. A tensor
+depends on the model's and its own name only, never on the shards. One shard at a time is in memory.
 """
 
 from __future__ import annotations
@@ -131,9 +131,11 @@ def _write(shape: Shape, name: str, folder: Path) -> None:
 
 def _fill(tensor: torch.Tensor, name: str, model: str) -> None:
     """Fill a tensor with the base's weights and, unless it is the base, add the fine-tune's deltas."""
+    import torch
+
     base, delta = _generator("base", name), _generator(model, name)
     centre = 1.0 if "norm" in name else 0.0
-    for piece in tensor.view(-1).split(DRAW):
+    for piece in torch.split(tensor.view(-1), DRAW):
         # rounded before the delta is added: the base that was stored is what the fine-tune started from
         values = _normal(piece, base).mul_(BASE_SCALE).add_(centre).to(piece.dtype).float()
         if model != "base":
@@ -157,7 +159,8 @@ def _generator(model: str, tensor: str) -> torch.Generator:
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Add `--work`, where models, environments and outputs are kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "surgery-bench"
-    parser.add_argument("--work", type=Path, default=cache, help="folder for models and outputs (~/.cache/surgery-bench)")
+    words = "folder for models, environments and outputs (~/.cache/surgery-bench)"
+    parser.add_argument("--work", type=lambda text: Path(text).resolve(), default=cache, help=words)
 
 
 def main() -> None:

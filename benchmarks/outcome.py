@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from compare import Differences
 from engines import MERGEKIT_DTYPES, Run
+from rich.table import Table
 
 MIB = 1 << 20
 
@@ -91,7 +90,8 @@ def table(outcomes: list[Outcome]) -> list[Table]:
 
 
 def _times(outcomes: list[Outcome]) -> Table:
-    grid = Table("method", "program", "execution s", "process s", "anonymous MiB", "resident MiB", title="best of each")
+    columns = ("method", "program", "execution s", "process s", "anonymous MiB", "resident MiB")
+    grid = Table(*columns, title="shortest times, highest peaks")
     for outcome in outcomes:
         for name in outcome.runs:
             run = outcome.best(name)
@@ -101,7 +101,8 @@ def _times(outcomes: list[Outcome]) -> Table:
 
 
 def _ratios(outcomes: list[Outcome]) -> Table:
-    grid = Table("method", "surgery / floor", "mergekit / surgery", "process", "memory", "counted", title="ratios")
+    columns = ("method", "surgery / floor", "mergekit / surgery", "process", "memory", "mergekit's variant")
+    grid = Table(*columns, title="ratios")
     for outcome in outcomes:
         numbers = [f"{value:.2f}" for value in outcome.ratios().values()]
         grid.add_row(outcome.method, *numbers, outcome.peer)

@@ -2,9 +2,9 @@
 
     ENVIRONMENT/bin/python benchmarks/peer.py DOCUMENT OUT [SHARD_BYTES]
 
-The clock covers planning and executing, as `mergekit-yaml` does them, after every import. What mergekit would do
-besides (model card, tokenizer copy, progress bars) is switched off, in its favour. Memory and the time of the whole
-process are measured from outside, by the same sampler for every engine (measure.py).
+The clock covers planning and executing, as `mergekit-yaml` does them, after every import. What mergekit
+would do besides (model card, tokenizer copy, progress bars) is switched off, in its favour. Memory and the
+time of the whole process are measured from outside, by the same sampler for every engine (measure.py).
 """
 
 from __future__ import annotations

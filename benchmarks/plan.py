@@ -2,8 +2,9 @@
 
     python benchmarks/plan.py [--work DIR] [--format bf16|fp8]
 
-The checkpoints are headers only: every shard has its real header and its real size, and a hole where the weights
-would be, so that 163 shards of 8 GB take 14 MB of disk. Planning must read no weight; it could not here.
+The checkpoints are headers only: every shard has its real header and its real size, and a hole where the
+weights would be, so that 163 shards of 8 GB take 20 MB of disk. Planning must read no weight: here it would
+have 2.7 TB of zeros to get through.
 
 `fp8` is DeepSeek-V3's own layout: 256 experts a layer, float8 weights, each with its `weight_scale_inv`.
 `bf16` has as many parameters and as many tensors without scales: 512 experts a layer, each half as wide.
@@ -19,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from checkpoints import Spec, header, shard_name, shards, write_sidecars
 from engines import surgery, surgery_recipe
 from machine import describe, pin
 from measure import watch
 from options import add_common, finish
+from rich.table import Table
 
 HIDDEN, DENSE, VOCABULARY = 7168, 18432, 129280
 LAYERS, DENSE_LAYERS, HEADS = 61, 3, 128
@@ -38,7 +38,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """How the 671 billion parameters are stored: experts a layer, their width, float8 with scales or bfloat16."""
+    """How the parameters are stored: experts a layer, their width, float8 with scales or bfloat16."""
 
     count: int
     width: int
@@ -147,7 +147,8 @@ def main() -> None:
         "seconds": round(usage.seconds, 2),
         "peak_resident_mib": round(usage.peak_resident / MIB),
     }
-    finish(args.name, [_table(record, tensors, parameters)], _missed(usage.seconds, usage.peak_resident), record)
+    missed = _missed(usage.seconds, usage.peak_resident)
+    finish(args.name, [_table(record, tensors, parameters)], missed, record)
 
 
 def _make(experts: Experts, folder: Path) -> Path:
@@ -172,7 +173,7 @@ def _cut(specs: list[Spec]) -> list[list[Spec]]:
     """Cut the tensors into SHARDS shards of about the same size."""
     limit = sum(spec.nbytes for spec in specs) // SHARDS
     while len(cut := shards(specs, limit)) > SHARDS:
-        limit += limit // 200  # each shard ends a little below the limit, so that the first guess gives too many
+        limit += limit // 200  # each shard ends a little below the limit: the first guess gives too many
     return cut
 
 
@@ -186,9 +187,10 @@ def _missed(seconds: float, peak: int) -> list[str]:
 
 
 def _table(record: dict[str, Any], tensors: int, parameters: int) -> Table:
-    grid = Table("checkpoints", "tensors each", "parameters each", "seconds", "resident MiB", title="surgery plan")
-    row = ("2", f"{tensors:,}", f"{parameters / 1e9:.0f} B", f"{record['seconds']:.1f}", f"{record['peak_resident_mib']}")
-    grid.add_row(*row)
+    columns = ("tensors", "parameters", "seconds", "resident MiB")
+    grid = Table(*columns, title="surgery plan on two checkpoints, each")
+    counts = f"{tensors:,}", f"{parameters / 1e9:.0f} billion"
+    grid.add_row(*counts, f"{record['seconds']:.1f}", str(record["peak_resident_mib"]))
     return grid
 
 

@@ -95,8 +95,8 @@ def _settle_tie(
     """Let the embeddings of one model live with the head of another: untied, and of one vocabulary."""
     if _ties(embed) and _ties(head):
         raise PlanError(
-            f"`{embed.name}` and `{head.name}` both tie the head to their embeddings, so the embeddings of one "
-            "cannot go with the head of the other; set `embed` and `head` to the same model"
+            f"`{embed.name}` and `{head.name}` both tie their head to their embeddings, so the embeddings of "
+            "one cannot go with the head of the other; set `embed` and `head` to the same model"
         )
     own, theirs = _matrix(embed, "embed"), _matrix(head, "embed")
     if own is not None and theirs is not None:

@@ -4,8 +4,8 @@ Three kinds of keys speak of single layers:
 
     one entry per layer     `layer_types`           re-indexed: the entry travels with its layer
     lists of indices        `mlp_only_layers`       remapped to where the named layers went
-    rules by index          `first_k_dense_replace` given a value that says of every layer what its source's value
-                                                    said of it there; refused if there is none
+    rules by index          `first_k_dense_replace` given a value that says of every layer what its source's
+                                                    value said of it there; refused if there is none
 
 A list that is as long as the model is deep, under a key that is not known here, is refused: it may hold one
 entry per layer, and a wrong guess loads without a warning.
@@ -62,8 +62,8 @@ def _period(layer: int, value: Any) -> object:
     return layer % len(value) if isinstance(value, str) else layer % value if value else 0
 
 
-# Each rule says which class a layer belongs to. A period is compared by its phase, which is stricter than what
-# any model makes of it and needs no knowledge of whether the first or the last layer of a period is the special one.
+# Each rule says which class a layer belongs to. A period is compared by its phase, which is stricter than
+# what any model makes of it, and need not know whether the first or the last layer of a period is special.
 RULES: Final[dict[str, Rule]] = {
     "first_k_dense_replace": _prefix,
     "max_window_layers": _prefix,
@@ -101,13 +101,13 @@ def layer_count(view: ModelView) -> int:
     extra = config.get("num_nextn_predict_layers") or 0
     if not count <= view.layers <= count + extra or view.layers == 0:
         raise PlanError(
-            f"config.json of `{view.name}` says {count} layers, its tensors speak of {view.layers}; mend config.json"
+            f"config.json of `{view.name}` says {count} layers, its tensors have {view.layers}; mend config.json"
         )
     return int(count)
 
 
 def rewrite(views: Mapping[str, ModelView], picks: Sequence[Pick], donor: ModelView) -> dict[str, Any]:
-    """Return the donor's config.json, rewritten for the layers `picks`; raise PlanError for what cannot be said."""
+    """Return the donor's config.json, rewritten for the layers `picks`; raise PlanError where it cannot be."""
     config = deepcopy(dict(donor.config))
     part: Any = text_part(config)
     if not config or _in_order(picks, donor):
@@ -195,16 +195,14 @@ def _ruled(key: str, values: Mapping[str, Any], picks: Sequence[Pick], *, idle: 
             return value
     given = " and ".join(dict.fromkeys(str(value) for value in values.values()))
     raise PlanError(
-        Finding(
-            f"{key} of config.json: no value keeps every layer what it was, got {given}; choose layers so that each "
-            "stays in its place of the pattern, or write the pattern out per layer"
-        )
+        f"{key} of config.json: no value keeps every layer what it was, got {given}; "
+        "choose layers so that each stays in its place of the pattern, or write the pattern out per layer"
     )
 
 
 def _refuse_unknown(key: str, value: Any, view: ModelView) -> None:
     if isinstance(value, list) and value and len(value) == layer_count(view):
         raise PlanError(
-            f"{key} in config.json of `{view.name}`: unknown list with an entry for each of {len(value)} layers; "
+            f"{key} in config.json of `{view.name}`: unknown list, as long as the model is deep ({len(value)}); "
             "remove it or use a model without it"
         )

@@ -27,7 +27,7 @@ class Range:
             return range(start, stop)
         what = "names no layer" if start >= stop and stop <= layers else "reaches past the last layer"
         raise PlanError(
-            f"`{self.text}`: {what}, `{model}` has {layers} layers (0 to {layers - 1}); write a range inside them"
+            f"`{self.text}`: {what}, `{model}` has {layers} layers (0 to {layers - 1}); write others"
         )
 
 

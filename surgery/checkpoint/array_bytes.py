@@ -1,4 +1,7 @@
-"""The bytes of arrays and tensors in memory, and what spec they have. torch is imported only if a tensor comes."""
+"""The bytes of arrays and tensors in memory, and what spec they have.
+
+torch is imported only if a tensor comes.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,17 @@ def spec_and_bytes(name: str, value: Any) -> tuple[TensorSpec, memoryview]:
 
 
 def memory_key(value: Any) -> Hashable:
-    """Return what two values have in common exactly if they are the same elements of the same memory."""
+    """Return a key that two values share exactly if they are the same elements of the same memory."""
     if hasattr(value, "detach"):
         address, strides = value.data_ptr(), value.stride()
-    else:
+    elif isinstance(value, np.ndarray) and value.size:
         address, strides = value.__array_interface__["data"][0], value.strides
-    # tensors without elements or memory share nothing, whatever their address
-    return (str(value.device), address, tuple(value.shape), strides, str(value.dtype)) if address else id(value)
+    else:
+        address = 0  # numpy's scalars are copied whenever they are looked at
+    # what has no elements or no memory is itself only
+    return (
+        (str(value.device), address, tuple(value.shape), strides, str(value.dtype)) if address else id(value)
+    )
 
 
 def _tag(name: str, value: Any) -> str:
@@ -56,6 +63,8 @@ def _tensor_bytes(name: str, tensor: Any) -> memoryview:
     import torch
 
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        raise CheckpointError(f"memory: tensor `{name}` is sparse, quantised or on the meta device: it has no plain bytes")
+        raise CheckpointError(
+            f"memory: tensor `{name}` is sparse, quantised or on the meta device: it has no plain bytes"
+        )
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
     return memoryview(plain.reshape(-1).view(torch.uint8).numpy())

@@ -1,4 +1,7 @@
-"""What every writer of weights promises. Bytes may come in any order and from any thread: places are fixed before."""
+"""What every writer of weights promises.
+
+Bytes may come in any order and from any thread: places are fixed before.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from surgery.checkpoint.layout import Place, Shard, ShardLayout
 
 
 class Writer(ABC):
-    """Writes the tensors of a layout: `create`, then `write_at` and `sync` in any order, then `finish`, `close`."""
+    """Writes a layout's tensors: `create`, then `write_at` and `sync` in any order, then `finish`, `close`."""
 
     layout: ShardLayout
 
@@ -17,8 +20,8 @@ class Writer(ABC):
     def create(self, files: Iterable[str] | None = None) -> frozenset[str]:
         """Make room for everything that will be written to `files` (default: all), or take up what is there.
 
-        Returns the files that were there and keep their bytes: for these, and only these, a journal may be right.
-        Raises ResourceError if there is not enough room for all.
+        Returns the files that were there and keep their bytes: for these, and only these, a journal may be
+        right. Raises ResourceError if there is not enough room for all.
         """
 
     @abstractmethod

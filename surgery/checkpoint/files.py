@@ -1,4 +1,4 @@
-"""One local file that is read at offsets: opened on first use, checked to be the file whose header was read."""
+"""One local file that is read at offsets: opened on first use, checked to be the one whose header was read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Stamp(NamedTuple):
     """What the file system says about a file; a file with another stamp may have other bytes.
 
     The inode keeps two fine-tunes apart whose files agree in name, size, header and time, as files from
-    archives with normalised times do. The device is left out: hosts that share a file system number it differently.
+    archives with normalised times do. The device is left out: hosts that share a file system number it
+    differently.
     """
 
     size: int
@@ -46,7 +47,10 @@ class LocalFile:
         return _stamp(os.fstat(self._open()))
 
     def read_into(self, offset: int, buffer: memoryview, what: str) -> None:
-        """Fill `buffer` from byte `offset` on. Raises CheckpointError naming `what` if the file ends before."""
+        """Fill `buffer` from byte `offset` on.
+
+        Raises CheckpointError naming `what` if the file ends before.
+        """
         if not buffer.nbytes:
             return
         descriptor = self._descriptor if self._descriptor is not None else self._open()
@@ -55,15 +59,20 @@ class LocalFile:
             while rest and (count := os.preadv(descriptor, [rest], offset)):
                 rest, offset = rest[count:], offset + count
         except OSError as error:
-            raise CheckpointError(f"{self.path}: {what} cannot be read at byte {offset}: {error.strerror}") from error
+            raise CheckpointError(
+                f"{self.path}: {what} cannot be read at byte {offset}: {error.strerror}"
+            ) from error
         if rest:
             raise CheckpointError(
-                f"{self.path}: {what} is cut off: the file ends at byte {offset}, {rest.nbytes} bytes are missing;"
-                " fetch the file again"
+                f"{self.path}: {what} is cut off: the file ends at byte {offset},"
+                f" {rest.nbytes} bytes are missing; fetch the file again"
             )
 
     def first_bytes(self, count: int) -> bytes:
-        """Return the first `count` bytes, fewer of a shorter file. Refuses what Git LFS left in place of a file."""
+        """Return the first `count` bytes, fewer of a shorter file.
+
+        Refuses what Git LFS left in place of a file.
+        """
         start = bytearray(min(self.stamp().size, max(count, len(_GIT_LFS))))
         self.read_into(0, memoryview(start), "the file")
         if start.startswith(_GIT_LFS):
@@ -105,7 +114,9 @@ def _open_regular(path: Path, expected: Stamp | None) -> int:
         raise CheckpointError(f"{path}: cannot be opened: {error.strerror}") from error
     if expected is not None and _stamp(os.fstat(descriptor)) != expected:
         os.close(descriptor)
-        raise CheckpointError(f"{path}: was changed after its header was read; run again when nothing writes to it")
+        raise CheckpointError(
+            f"{path}: was changed after its header was read; run again when nothing writes to it"
+        )
     return descriptor
 
 
@@ -114,5 +125,5 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def fingerprint(path: Path, stamp: Stamp, header: bytes, *where: Any) -> bytes:
-    """Return a digest of a tensor's place: file name (not its folder), stamp, the header's digest, `where` in it."""
+    """Return a digest of a tensor's place: file name without folder, stamp, header's digest, `where` in it."""
     return xxh3_128_digest(repr((path.name, *stamp, header, *where)).encode())

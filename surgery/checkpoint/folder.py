@@ -37,7 +37,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The files of a model in order of their names, and the index with its map from tensor to file, if any."""
+    """The files of a model in order of their names; the index and its map from tensor to file, if any."""
 
     files: tuple[Path, ...]
     index: Path | None = None
@@ -47,7 +47,8 @@ class Found:
 def find_files(folder: Path, naming: Naming) -> Found:
     """Return the files of the model in `folder`; `files` is empty when there is none of this format.
 
-    Raises CheckpointError for a broken index, missing shards, and a file and an index that both claim to be it.
+    Raises CheckpointError for a broken index, missing shards, and a file and an index that both claim to be
+    it.
     """
     index, single = folder / naming.index, folder / naming.single
     if not index.exists():
@@ -78,7 +79,9 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path}: `weight_map` must be an object, got {json_type(weight_map)}")
     report(path, (_name_problem(tensor, file) for tensor, file in weight_map.items()))
-    report(path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not _is_at(path, file)))
+    report(
+        path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not _is_at(path, file))
+    )
     return weight_map
 
 
@@ -113,7 +116,8 @@ def _missing_parts(files: Iterable[Path]) -> list[str]:
 def check_index(found: Found, names: Mapping[str, Collection[str]]) -> None:
     """Check that index and headers agree; `names` are the tensors that each file's header lists.
 
-    Raises CheckpointError with all problems: a tensor in no header, in one of another file, not mapped, or twice.
+    Raises CheckpointError with all problems: a tensor in no header, in one of another file, not mapped, or
+    twice.
     """
     if found.weight_map is None:
         _check_union(found, names)

@@ -1,7 +1,7 @@
 """The header of a safetensors file: read from the first bytes alone and checked in full, or built.
 
-    u64 little-endian n | n bytes of JSON | data
-    name -> {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative to byte 8 + n
+u64 little-endian n | n bytes of JSON | data
+name -> {"dtype", "shape", "data_offsets": [begin, end]}, offsets relative to byte 8 + n
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from surgery.tensors import DTYPES, TensorSpec
 
 # The format's own limit, checked before anything of the header is read.
 MAX_HEADER: Final = 100_000_000
-# numpy's limit, and torch's in most kernels; it also bounds the work of multiplying a hostile shape's dimensions.
+# numpy's limit, and torch's in most kernels; it also bounds the work of multiplying a hostile shape's
+# dimensions.
 MAX_DIMENSIONS: Final = 64
 _INT: Final = frozenset((int,))
 _METADATA: Final = "__metadata__"
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its spec and the absolute offsets of its first byte and of the byte after its last."""
+    """A tensor in a file: its spec, the absolute offsets of its first byte and of the byte after its last."""
 
     spec: TensorSpec
     begin: int
@@ -56,8 +57,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check the header of a safetensors file; no weight is read.
 
-    Raises CheckpointError, naming file, tensor and byte, for a header that is too long, cut off, or not the JSON it
-    must be, and for tensors that leave holes, overlap, exceed the file or do not fit their shape.
+    Raises CheckpointError, naming file, tensor and byte, for a header that is too long, cut off, or not the
+    JSON it must be, and for tensors that leave holes, overlap, exceed the file or do not fit their shape.
     """
     file = LocalFile(path)
     try:
@@ -111,15 +112,22 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
 
 
 def _stored(path: Path, data_start: int, name: str, entry: Any) -> Stored:
-    """Return a tensor from its entry, checked by itself. Runs 90,000 times for a large model: words only on errors."""
+    """Return a tensor from its entry, checked by itself.
+
+    Runs 90,000 times for a large model: words only on errors.
+    """
     if not isinstance(entry, dict):
         raise _refusal(path, name, f"its header entry must be an object, got {json_type(entry)}")
-    tag, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    tag: Any = entry.get("dtype")
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     dtype = DTYPES.get(tag) if isinstance(tag, str) else None
     if dtype is None:
         raise _refusal(path, name, f"dtype must be one of {', '.join(DTYPES)}, got {_brief(tag)}")
     if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise _refusal(path, name, f"shape must be at most {MAX_DIMENSIONS} whole numbers, got {_brief(shape)}")
+        raise _refusal(
+            path, name, f"shape must be at most {MAX_DIMENSIONS} whole numbers, got {_brief(shape)}"
+        )
     if not _are_counts(offsets) or len(offsets) != 2:
         raise _refusal(path, name, f"data_offsets must be two whole numbers, got {_brief(offsets)}")
     bits = math.prod(shape) * dtype.bits
@@ -146,14 +154,17 @@ def _brief(value: Any) -> str:
 
 
 def _check_offsets(path: Path, stored: list[Stored], data_start: int, size: int) -> None:
-    """Check that the tensors fill the data to the file's last byte, each beginning where the one before ends."""
+    """Check that the tensors fill the file to its last byte, each beginning where the one before ends."""
     at, before = data_start, ""
     for spec, begin, end in stored:
         if begin > at:
-            raise CheckpointError(f"{path}: bytes {at} to {begin}, before tensor `{spec.name}`, belong to no tensor")
+            raise CheckpointError(
+                f"{path}: bytes {at} to {begin}, before tensor `{spec.name}`, belong to no tensor"
+            )
         if begin < at:
             raise CheckpointError(
-                f"{path}: tensor `{spec.name}` begins at byte {begin} inside tensor `{before}`, which ends at byte {at}"
+                f"{path}: tensor `{spec.name}` begins at byte {begin}"
+                f" inside tensor `{before}`, which ends at byte {at}"
             )
         if end > size:
             raise CheckpointError(
@@ -186,10 +197,13 @@ def build_header(tensors: Iterable[TensorSpec], metadata: Mapping[str, str] | No
     end = 0
     for spec in tensors:
         if spec.name in entries or _unwritable(spec.name):
-            raise CheckpointError(f"output: tensor name {spec.name!r} is reserved, used twice or not valid Unicode")
+            raise CheckpointError(
+                f"output: tensor name {spec.name!r} is reserved, used twice or not valid Unicode"
+            )
         if spec.numel * DTYPES[spec.dtype].bits % 8:
             raise CheckpointError(
-                f"output: tensor `{spec.name}`: {spec.dtype} of shape {list(spec.shape)} does not fill whole bytes"
+                f"output: tensor `{spec.name}`:"
+                f" {spec.dtype} of shape {list(spec.shape)} does not fill whole bytes"
             )
         begin, end = end, end + spec.nbytes
         entries[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": (begin, end)}

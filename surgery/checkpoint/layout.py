@@ -1,4 +1,4 @@
-"""Which tensor goes where: shards, offsets, headers and the index, all known before the first byte is written."""
+"""Which tensor goes where: shards, offsets, headers, index, all known before the first byte is written."""
 
 from __future__ import annotations
 
@@ -47,22 +47,25 @@ def lay_out(
 ) -> ShardLayout:
     """Lay tensors out in safetensors shards of at most `shard_size` data bytes.
 
-    Tensors are ordered by element size, 8-4-2-1 bytes, then as given: holes are illegal, so that this order is what
-    keeps every tensor aligned. A tensor larger than a shard has one of its own. `parameters` is what the index says
-    as `total_parameters`; by default the number of elements. Raises CheckpointError for tensors that the format
-    cannot hold (see `build_header`), ValueError for a shard size below one byte.
+    Tensors are ordered by element size, 8-4-2-1 bytes, then as given: holes are illegal, so that this order
+    is what keeps every tensor aligned. A tensor larger than a shard has one of its own. `parameters` is
+    what the index says as `total_parameters`; by default the number of elements. Raises CheckpointError for
+    tensors that the format cannot hold (see `build_header`), ValueError for a shard size below one byte.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least one byte, got {shard_size}")
     ordered = sorted(specs, key=lambda spec: -max(DTYPES[spec.dtype].bits, 8))
     cut = _cut(ordered, shard_size)
     shards = [
-        _shard(_file_name(index, len(cut)), tensors, metadata or {}) for index, tensors in enumerate(cut, start=1)
+        _shard(_file_name(index, len(cut)), tensors, metadata or {})
+        for index, tensors in enumerate(cut, start=1)
     ]
     places = {place_name: place for shard in shards for place_name, place in _places(shard)}
     if len(places) < len(specs):
         # inside one shard build_header finds it
-        raise ValueError(f"two tensors of the output have one name: {len(specs)} tensors, {len(places)} names")
+        raise ValueError(
+            f"two tensors of the output have one name: {len(specs)} tensors, {len(places)} names"
+        )
     total_size = sum(place.nbytes for place in places.values())
     count = sum(spec.numel for spec in specs) if parameters is None else parameters
     index = _index(places, total_size, count) if len(shards) > 1 else None

@@ -1,4 +1,4 @@
-"""Checkpoints in memory: the readers' and writers' twins for tests, notebooks and search, and the `memory:` scheme."""
+"""Checkpoints in memory, the twins of readers and writers for tests and notebooks; the `memory:` scheme."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from surgery.tensors import TensorSpec
 
 
 class MemoryCheckpoint(Checkpoint):
-    """A checkpoint whose bytes are in memory; it does not copy contiguous CPU tensors, and `close` keeps them."""
+    """A checkpoint whose bytes are in memory; contiguous CPU tensors are not copied, `close` keeps them."""
 
     def __init__(
         self,
@@ -26,7 +26,10 @@ class MemoryCheckpoint(Checkpoint):
         sidecars: Mapping[str, Path] | None = None,
         location: str = "memory",
     ) -> None:
-        """Take numpy arrays and torch tensors by name. Names of the same memory, shape and dtype become aliases."""
+        """Take numpy arrays and torch tensors by name.
+
+        Names of the same memory, shape and dtype become aliases.
+        """
         self._data: dict[str, memoryview] = {}
         self._describe(config, sidecars, location)
         specs: dict[str, TensorSpec] = {}
@@ -53,15 +56,20 @@ class MemoryCheckpoint(Checkpoint):
         """Return a checkpoint of tensors given as bytes (C order, little-endian), which are not copied."""
         made = cls({}, config, sidecars, location)
         made.tensors = {spec.name: spec for spec in specs}
-        made._data = {name: data[name].cast("B") if data[name].nbytes else memoryview(b"") for name in made.tensors}
+        made._data = {
+            name: data[name].cast("B") if data[name].nbytes else memoryview(b"") for name in made.tensors
+        }
         for name, spec in made.tensors.items():
             if made._data[name].nbytes != spec.nbytes:
                 raise CheckpointError(
-                    f"{location}: tensor `{name}` has {made._data[name].nbytes} bytes, its spec takes {spec.nbytes}"
+                    f"{location}: tensor `{name}` has {made._data[name].nbytes} bytes,"
+                    f" its spec takes {spec.nbytes}"
                 )
         return made
 
-    def _describe(self, config: Mapping[str, Any] | None, sidecars: Mapping[str, Path] | None, location: str) -> None:
+    def _describe(
+        self, config: Mapping[str, Any] | None, sidecars: Mapping[str, Path] | None, location: str
+    ) -> None:
         self.location = location
         self.config = dict(config or {})
         self.sidecars = dict(sidecars or {})
@@ -94,7 +102,9 @@ class MemoryWriter(Writer):
     def create(self, files: Iterable[str] | None = None) -> frozenset[str]:
         """Make buffers for all tensors of `files` (default: of all), zeroed. Keeps those that are there."""
         chosen = self.chosen(files)
-        kept = frozenset(shard.file for shard in chosen if all(spec.name in self._data for spec in shard.tensors))
+        kept = frozenset(
+            shard.file for shard in chosen if all(spec.name in self._data for spec in shard.tensors)
+        )
         for shard in chosen:
             for spec in shard.tensors:
                 self._data.setdefault(spec.name, memoryview(bytearray(spec.nbytes)))
@@ -136,7 +146,7 @@ _REGISTERED: Final[dict[str, Checkpoint]] = {}
 
 
 def register_memory(name: str, checkpoint: Checkpoint) -> None:
-    """Let recipes of this process read `checkpoint` as `memory:NAME`; a name used before now means this one."""
+    """Let recipes of this process read `checkpoint` as `memory:NAME`, instead of what had the name before."""
     _REGISTERED[name] = checkpoint
 
 
@@ -147,5 +157,7 @@ def memory_scheme() -> Scheme:
 
 def _open_registered(name: str, folder: Path) -> Checkpoint:
     if name not in _REGISTERED:
-        raise CheckpointError(f"memory:{name}: nothing is registered under this name" + did_you_mean(name, _REGISTERED))
+        raise CheckpointError(
+            f"memory:{name}: nothing is registered under this name" + did_you_mean(name, _REGISTERED)
+        )
     return _REGISTERED[name]

@@ -1,7 +1,7 @@
 """What `data.pkl` of a torch file says about its tensors, read without torch and without executing anything.
 
-Unpickling calls whatever callables a pickle names. Here the only names that resolve are those in `_KNOWN`, each to
-an inert stand-in; everything else is refused and listed.
+Unpickling calls whatever callables a pickle names. Here the only names that resolve are those in `_KNOWN`,
+each to an inert stand-in; everything else is refused and listed.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Storage(NamedTuple):
 
     key: str
     dtype: str
-    count: int
+    elements: int
 
 
 class TensorView(NamedTuple):
-    """A tensor as pickled: elements of `dtype` (torch's name) in a storage; offset and strides in elements."""
+    """A tensor as pickled: elements of `dtype` (torch's name) in a storage. Offset, strides: in elements."""
 
     storage: Storage
     dtype: str
@@ -53,7 +53,8 @@ class TensorView(NamedTuple):
 def read_state_dict(data: bytes, where: str) -> dict[str, TensorView]:
     """Return the tensors of a pickled state dict by name, in its order.
 
-    Raises CheckpointError if the pickle names anything but tensors, or holds anything but a flat dict of them.
+    Raises CheckpointError if the pickle names anything but tensors, or holds anything but a flat dict of
+    them.
     """
     try:
         state = _Unpickler(io.BytesIO(data)).load()
@@ -62,7 +63,9 @@ def read_state_dict(data: bytes, where: str) -> dict[str, TensorView]:
     except RecursionError:
         raise CheckpointError(f"{where}: is nested too deeply; it is damaged or hostile") from None
     except Exception as error:  # a damaged pickle raises anything, from IndexError to UnicodeDecodeError
-        raise CheckpointError(f"{where}: cannot be unpickled: {error or type(error).__name__}; it is damaged") from None
+        raise CheckpointError(
+            f"{where}: cannot be unpickled: {error or type(error).__name__}; it is damaged"
+        ) from None
     return flat_state_dict(state, where, TensorView)
 
 
@@ -76,7 +79,7 @@ def unsafe(where: str, names: list[str]) -> str:
 
 
 def flat_state_dict(state: Any, where: str, tensor: type) -> dict[str, Any]:
-    """Return `state` if it is a flat dict of tensors by name; raise a CheckpointError that says what it is otherwise."""
+    """Return `state` if it is a flat dict of tensors by name. Raises CheckpointError that says what it is."""
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{where}: holds a {_kind(state)}, not a state dict; save a plain state dict")
     for key, value in state.items():
@@ -88,12 +91,20 @@ def flat_state_dict(state: Any, where: str, tensor: type) -> dict[str, Any]:
             )
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, tensor):
-            raise CheckpointError(f"{where}: `{key}` is a {_kind(value)}, not a tensor; save a plain state dict")
+            raise CheckpointError(
+                f"{where}: `{key}` is a {_kind(value)}, not a tensor; save a plain state dict"
+            )
     return dict(state)
 
 
 def _kind(value: Any) -> str:
-    return "dict" if isinstance(value, Mapping) else "tensor" if isinstance(value, TensorView) else type(value).__name__
+    return (
+        "dict"
+        if isinstance(value, Mapping)
+        else "tensor"
+        if isinstance(value, TensorView)
+        else type(value).__name__
+    )
 
 
 class _Unknown(pickle.UnpicklingError):
@@ -127,13 +138,20 @@ class _OrderedDict(dict[Any, Any]):
         pass
 
 
+def _no_items() -> _OrderedDict:
+    """Stand in for `OrderedDict()`; with items as arguments it would take keys that `_set` refuses."""
+    return _OrderedDict()
+
+
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorView:
     """Stand in for `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)`."""
     return _view(storage, storage.dtype, offset, size, stride, *rest[2:])
 
 
-def _rebuild_v3(storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *rest: Any) -> TensorView:
-    """Stand in for `_rebuild_tensor_v3`, where the dtype comes after the hooks: for dtypes without a typed storage."""
+def _rebuild_v3(
+    storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *rest: Any
+) -> TensorView:
+    """Stand in for `_rebuild_tensor_v3`, where a dtype without a typed storage comes after the hooks."""
     return _view(storage, dtype.name if dtype.name in _DTYPES else "", offset, size, stride, *rest)
 
 
@@ -154,7 +172,7 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 
 _KNOWN: Final[Mapping[tuple[str, str], Callable[..., Any] | None]] = {
-    ("collections", "OrderedDict"): lambda: _OrderedDict(),  # takes no arguments: no keys but those of `_set`
+    ("collections", "OrderedDict"): _no_items
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -174,6 +192,9 @@ class _Unpickler(pickle._Unpickler):
 
     Its C twin is not used: 20 bytes (`LONG_BINPUT` with a large index) make it take all memory.
     """
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     dispatch = _Opcodes(
         (ord(opcode), pickle._Unpickler.dispatch[ord(opcode)])
@@ -221,7 +242,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def globals_in(file: IO[bytes], pickles: int = 1) -> list[str]:
-    """Return the globals that are refused in the next pickles of a file, sorted, as far as they can be read."""
+    """Return the globals that are refused in a file's next pickles, sorted, as far as they can be read."""
     found: set[str] = set()
     # what was found before it broke off is worth saying
     with contextlib.suppress(Exception):
@@ -255,7 +276,10 @@ class _Lister(_Unpickler):
     dispatch = _Opcodes(
         {
             **_Unpickler.dispatch,
-            **{ord(code): pickle._Unpickler.dispatch[ord(code)] for code in (pickle.BINBYTES, pickle.SHORT_BINBYTES)},
+            **{
+                ord(code): pickle._Unpickler.dispatch[ord(code)]
+                for code in (pickle.BINBYTES, pickle.SHORT_BINBYTES)
+            },
             ord(pickle.NEWOBJ): load_newobj,
         }
     )

@@ -1,4 +1,4 @@
-"""Reads safetensors: one file, or a folder with one file, an index and its shards, or several files as a union."""
+"""Reads safetensors: a file, or a folder with one file, an index and its shards, or files as a union."""
 
 from __future__ import annotations
 

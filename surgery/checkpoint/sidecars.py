@@ -15,7 +15,8 @@ from surgery.errors import CheckpointError, ResourceError
 CONFIG: Final = "config.json"
 MAX_CONFIG: Final = 10_000_000
 
-# What tokenizers, processors and generation need. Never code (`*.py`), weights, or the parents' cards and licences.
+# What tokenizers, processors and generation need. Never code (`*.py`), weights, or the parents' cards and
+# licences.
 _NAMES: Final = frozenset(
     (
         "tokenizer.json",
@@ -56,7 +57,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         size = path.stat().st_size
         if size > MAX_CONFIG:
-            raise CheckpointError(f"{path}: has {size} bytes, at most {MAX_CONFIG} are read; it is no model's config")
+            raise CheckpointError(
+                f"{path}: has {size} bytes, at most {MAX_CONFIG} are read; it is no model's config"
+            )
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
@@ -65,12 +68,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise CheckpointError(f"{path}: is not valid JSON: {error}; mend it or fetch it again") from None
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: must be a JSON object, got {json_type(config)}; mend it or fetch it again")
+        raise CheckpointError(
+            f"{path}: must be a JSON object, got {json_type(config)}; mend it or fetch it again"
+        )
     return config
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file in transformers' format and sync it: two spaces, sorted keys, ASCII, a newline at the end."""
+    """Write and sync a JSON file in transformers' format: two spaces, sorted keys, ASCII, newline at the end."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
     try:
         with path.open("w", encoding="ascii", newline="\n") as file:
@@ -78,13 +83,16 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ResourceError(f"{path}: cannot be written: {error.strerror}; free some space or write elsewhere") from error
+        raise ResourceError(
+            f"{path}: cannot be written: {error.strerror}; free some space or write elsewhere"
+        ) from error
 
 
 def config_with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Return the config with `dtype` (torch's name: `bfloat16`) wherever it, or a nested config, states one.
 
-    Edits `dtype` (transformers 5) or `torch_dtype` (before), whichever is there; states nothing that was not stated.
+    Edits `dtype` (transformers 5) or `torch_dtype` (before), whichever is there; states nothing that was
+    not stated.
     """
 
     def edit(part: dict[str, Any]) -> None:
@@ -104,7 +112,7 @@ def without_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _edited(config: Mapping[str, Any], edit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Return a copy on which `edit` was called, and on every `..._config` inside, but for quantisation's own."""
+    """Return a copy on which `edit` was called, and on every `..._config` in it but quantisation's own."""
     edited = copy.deepcopy(dict(config))
 
     def visit(part: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,10 @@ from surgery.errors import CheckpointError
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """Return the JSON object in `data`. Refuses other values, duplicate keys, NaN, and text that is not UTF-8."""
+    """Return the JSON object in `data`.
+
+    Refuses other values, duplicate keys, NaN, and text that is not UTF-8.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -20,7 +24,9 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{where} is not valid JSON: {error}; the file is damaged") from None
     except (_Refused, ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits
-        raise CheckpointError(f"{where} is not acceptable JSON: {error}; the file is damaged or hostile") from None
+        raise CheckpointError(
+            f"{where} is not acceptable JSON: {error}; the file is damaged or hostile"
+        ) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be a JSON object, got {json_type(value)}; the file is damaged")
     return value
@@ -41,8 +47,7 @@ class _Refused(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise _Refused(f"key `{twice}` appears twice")
     return found
 

@@ -1,8 +1,8 @@
 """Reads a strided view of a file as contiguous bytes, piece by piece, in bounded memory.
 
-Pickles hold transposed and sliced tensors as views of their storage. A range of the view's elements, counted in C
-order, is cut into boxes; a box whose bytes lie close together in the file is read in one go and copied from there,
-any other is halved along the dimension that spreads it most.
+Pickles hold transposed and sliced tensors as views of their storage. A range of the view's elements,
+counted in C order, is cut into boxes; a box whose bytes lie close together in the file is read in one go
+and copied from there, any other is halved along the dimension that spreads it most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 # One read, and so the memory that a gather takes.
 PIECE: Final = 8 << 20
-# Below this span a read costs no less for being shorter; above it at most this many bytes are read for one needed.
+# Below this span a read costs no less for being shorter; above it at most this many bytes are read for one
+# needed.
 _SMALL: Final = 1 << 16
 _WASTE: Final = 4
 
@@ -25,7 +26,7 @@ Ints = tuple[int, ...]
 
 
 class View(NamedTuple):
-    """A strided view: byte offset of its first element, shape in elements, strides in bytes, bytes per element."""
+    """A strided view: its first element's byte offset, shape in elements, strides in bytes, element size."""
 
     offset: int
     shape: Ints
@@ -51,7 +52,7 @@ class View(NamedTuple):
 
 
 def gather(read: Read, view: View, start: int, out: memoryview) -> None:
-    """Fill `out` with the view's bytes in C order from byte `start` on; `read(offset, buffer)` reads the file."""
+    """Fill `out` with the view's bytes in C order from byte `start` on; `read(offset, buffer)` reads."""
     if not out.nbytes:
         return
     if start % view.itemsize or out.nbytes % view.itemsize:
@@ -96,7 +97,7 @@ def _copy(read: Read, offset: int, strides: Ints, out: NDArray[Any], scratch: ND
     """Copy the box at `offset` into `out`, which has its shape."""
     span = _span(out.shape, strides, out.itemsize)
     if span <= PIECE and (span <= _SMALL or span <= _WASTE * out.nbytes):
-        read(offset, memoryview(scratch)[:span])
+        read(offset, scratch.data[:span])
         out[...] = np.ndarray(out.shape, out.dtype, buffer=scratch, strides=strides)
         return
     spreads = [(size - 1) * stride for size, stride in zip(out.shape, strides, strict=True)]

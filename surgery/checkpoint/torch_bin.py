@@ -1,4 +1,4 @@
-"""Reads torch's pickled checkpoints without executing them: `pytorch_model.bin`, its shards, one `.bin`, `.pt`, `.pth`."""
+"""Reads torch's pickles without executing them: `pytorch_model.bin`, its shards, a `.bin`, `.pt`, `.pth`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ class TorchCheckpoint(Checkpoint):
     """An opened pickled checkpoint: one or more files, each read as its own format asks."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file or folder at `path`. Raises CheckpointError for files that are damaged, hostile or wrapped."""
+        """Open the file or folder at `path`.
+
+        Raises CheckpointError for files that are damaged, hostile or wrapped.
+        """
         found = Found((path,)) if path.is_file() else find_files(path, TORCH)
         if not found.files:
             raise CheckpointError(f"{path}: has no pytorch_model.bin")

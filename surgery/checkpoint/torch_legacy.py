@@ -1,4 +1,4 @@
-"""Reads one `.bin` from before torch 1.6: pickles without a zip around them, which only torch can take apart."""
+"""Reads one `.bin` from before torch 1.6: pickles without a zip around them, taken apart by torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from surgery.errors import CheckpointError
 
 
 class LegacyPickle(Checkpoint):
-    """One file of torch.save's old format. It cannot be read in parts: the first read loads all of it, until `close`.
+    """One file of torch.save's old format. It is not read in parts: the first read loads it, until `close`.
 
     Opening loads it too, for the names and shapes, and forgets it again.
     """
@@ -23,7 +23,10 @@ class LegacyPickle(Checkpoint):
     sidecars: Mapping[str, Path] = {}
 
     def __init__(self, path: Path) -> None:
-        """Load the file. Raises CheckpointError if it names anything but tensors or is not a flat dict of them."""
+        """Load the file.
+
+        Raises CheckpointError if it names anything but tensors or is not a flat dict of them.
+        """
         self.location = str(path)
         self._path = path
         self._stamp = _stamp(path)
@@ -81,5 +84,7 @@ def _load(path: Path) -> MemoryCheckpoint:
         if names:
             raise CheckpointError(unsafe(str(path), names)) from None
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"{path}: cannot be loaded: {reason}; the file is damaged or not a state dict") from error
+        raise CheckpointError(
+            f"{path}: cannot be loaded: {reason}; the file is damaged or not a state dict"
+        ) from error
     return MemoryCheckpoint(flat_state_dict(state, str(path), torch.Tensor), location=str(path))

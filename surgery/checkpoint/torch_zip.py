@@ -1,6 +1,7 @@
 """Reads one `.bin` that torch.save wrote: a zip archive whose storages lie uncompressed in the file.
 
-Names, shapes, strides and file offsets come from `<root>/data.pkl` without torch; weights are read where they lie.
+Names, shapes, strides and file offsets come from `<root>/data.pkl` without torch; weights are read where
+they lie.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class TorchZip(Checkpoint):
     def __init__(self, path: Path) -> None:
         """Read the archive's directory and `data.pkl`.
 
-        Raises CheckpointError for a pickle that names anything but tensors, for compressed entries, and for views
-        that exceed their storage.
+        Raises CheckpointError for a pickle that names anything but tensors, for compressed entries, and for
+        views that exceed their storage.
         """
         self.location = str(path)
         self._path = path
@@ -55,7 +56,7 @@ class TorchZip(Checkpoint):
         self.tensors = {name: spec for name, (spec, _) in self._views.items()}
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on; gathers a view that is not contiguous."""
+        """Fill `buffer` with the tensor's bytes from byte `start` on; gathers views that are not contiguous."""
         spec, view = self._views[name]
         if start < 0 or start + buffer.nbytes > spec.nbytes:
             raise ValueError(f"{name}: bytes {start} to {start + buffer.nbytes} of {spec.nbytes}")
@@ -97,7 +98,9 @@ class _Directory:
             infos = archive.infolist()
         roots = [info.filename[: -len("data.pkl")] for info in infos if info.filename.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise CheckpointError(f"{file.path}: is a zip archive with {len(roots)} data.pkl, torch.save writes one")
+            raise CheckpointError(
+                f"{file.path}: is a zip archive with {len(roots)} data.pkl, torch.save writes one"
+            )
         self._infos = {info.filename.removeprefix(roots[0]): info for info in infos}
         if len(self._infos) != len(infos):
             raise CheckpointError(f"{file.path}: is a zip archive that lists an entry twice")
@@ -105,11 +108,18 @@ class _Directory:
             raise CheckpointError(f"{file.path}: was written on a big-endian machine; convert it there")
 
     def find(self, name: str) -> Entry:
-        """Return where an entry's bytes lie. Raises CheckpointError if it is missing, compressed or cut off."""
+        """Return where an entry's bytes lie.
+
+        Raises CheckpointError if it is missing, compressed or cut off.
+        """
         info = self._infos.get(name)
         if info is None:
             raise CheckpointError(f"{self._file.path}: has no entry `{name}`; the file is damaged")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.flag_bits & 1
+            or info.compress_size != info.file_size
+        ):
             raise CheckpointError(
                 f"{self._file.path}: entry `{name}` is compressed or encrypted, which torch.save never does;"
                 " it may be a decompression bomb"
@@ -128,7 +138,9 @@ class _Directory:
         """Return an entry's bytes. Raises CheckpointError if they are more than `limit`."""
         entry = self.find(name)
         if entry.nbytes > limit:
-            raise CheckpointError(f"{self._file.path}: entry `{name}` has {entry.nbytes} bytes, at most {limit} are read")
+            raise CheckpointError(
+                f"{self._file.path}: entry `{name}` has {entry.nbytes} bytes, at most {limit} are read"
+            )
         data = bytearray(entry.nbytes)
         self._file.read_into(entry.offset, memoryview(data), f"entry `{name}`")
         return bytes(data)
@@ -170,16 +182,19 @@ def _place(where: str, name: str, tensor: TensorView, entry: Entry) -> tuple[Ten
     dtype = DTYPES[tag_of(tensor.dtype)]
     itemsize = max(dtype.bits // 8, 1)
     storage_dtype = tensor.storage.dtype
-    held = tensor.storage.count * (DTYPES[tag_of(storage_dtype)].bits // 8 if storage_dtype else 1)
+    held = tensor.storage.elements * (DTYPES[tag_of(storage_dtype)].bits // 8 if storage_dtype else 1)
     shape = tensor.shape
     view = View(
-        entry.offset + tensor.offset * itemsize, shape, tuple(stride * itemsize for stride in tensor.strides), itemsize
+        entry.offset + tensor.offset * itemsize,
+        shape,
+        tuple(stride * itemsize for stride in tensor.strides),
+        itemsize,
     )
     end = 0 if 0 in shape else tensor.offset * itemsize + view.span
     if max(end, held) > entry.nbytes:
         raise CheckpointError(
-            f"{where}: needs {max(end, held)} bytes of storage `{tensor.storage.key}`, which has {entry.nbytes};"
-            " the file is damaged"
+            f"{where}: needs {max(end, held)} bytes of storage `{tensor.storage.key}`,"
+            f" which has {entry.nbytes}; the file is damaged"
         )
     if dtype.bits < 8:
         # torch counts pairs of 4-bit numbers, safetensors counts the numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,6 @@ from surgery.math.convert import decode, encode
 from surgery.math.reduce import first_nonfinite, nan_free
 from surgery.ops import Split
 from surgery.plan.nodes import Agree, Apply, GroupCall, Member, Node, Rows, Source, inputs_of, sources
-from surgery.recipe.model import NonFinite
 from surgery.tensors import DTYPES, nbytes
 
 
@@ -40,7 +39,7 @@ def compute_dtype(root: Node) -> torch.dtype:
 class Evaluator:
     """Computes ranges of nodes on one device with one worker's scratch memory."""
 
-    def __init__(self, place: Place, on_nonfinite: NonFinite) -> None:
+    def __init__(self, place: Place, on_nonfinite: Literal["error", "zero", "keep"]) -> None:
         self.place = place
         self.policy = on_nonfinite
         self.arena = Arena(place.device)
@@ -184,7 +183,7 @@ class Evaluator:
             out = self.place.to_host(on_device, self.arena)
         if overflowed and self.policy != "keep":
             raise OpError(
-                f"{name}: {overflowed} values are too large for {DTYPES[tag].torch}; "
+                f"{name}: {overflowed.count} values are too large for {DTYPES[tag].torch}; "
                 "write `output.dtype: bfloat16` or `float32`"
             )
         return out

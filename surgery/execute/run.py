@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from surgery.checkpoint.journal import Entry
+from surgery.checkpoint.layout import ShardLayout
 from surgery.execute.crew import Crew
 from surgery.execute.device import ACCELERATOR_CHUNK, World, device_memory, places, world
 from surgery.execute.evaluate import Evaluator
@@ -40,12 +41,11 @@ def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None =
     if here.device.type == "cuda" and options.chunk is None:
         options = _for_accelerator(options, here)
     schedule = order(plan, options)
-    sinks = [Sink(output, layout) for output, layout in zip(plan.outputs, schedule.layouts, strict=True)]
+    sinks = _sinks(plan, schedule.layouts)
     with _one_thread_a_worker(), _terminate_as_interrupt():
         try:
-            digests = _digests(plan, sinks)
-            kept = _open(sinks, digests, here, resume=options.resume)
-            work = _Run(schedule, sinks, digests, here, host)
+            kept = _open(sinks, here, resume=options.resume)
+            work = _Run(schedule, sinks, here, host)
             work.go(listener)
             written = _publish(plan, sinks, here, options, work.entries)
         finally:
@@ -80,13 +80,10 @@ def _for_accelerator(options: RunOptions, here: World) -> RunOptions:
 class _Run:
     """The moving parts of one process's share of a run."""
 
-    def __init__(
-        self, schedule: Schedule, sinks: list[Sink], digests: dict[int, dict[str, str]], here: World, host: Host
-    ) -> None:
+    def __init__(self, schedule: Schedule, sinks: list[Sink], here: World, host: Host) -> None:
         self.schedule, self.sinks, self.here, self.host = schedule, sinks, here, host
         policy = schedule.plan.recipe.on_nonfinite
         self.evaluators = [Evaluator(place, policy) for place in places(here, schedule.workers)]
-        self.digests = digests
         self.entries: list[dict[str, Entry]] = [{} for _ in sinks]
         self.todo = [job for job in schedule.jobs if not self._is_done(job)]
         self.mine = share(self.todo, here)
@@ -113,7 +110,7 @@ class _Run:
             listener(self.meter.progress())
 
     def _jobs(self, found: dict[int, Any]) -> None:
-        syncer = Syncer({(id(s), n): d for s, names in self.digests.items() for n, d in names.items()}, self._committed)
+        syncer = Syncer(self._committed)
         runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self.mine)
         crew = Crew(self.evaluators, self._room())
         try:
@@ -143,22 +140,22 @@ def share(jobs: Sequence[Job], here: World) -> list[Job]:
     return taken
 
 
-def _digests(plan: Plan, sinks: Sequence[Sink]) -> dict[int, dict[str, str]]:
-    """Return each output tensor's digest: what it is computed from and how, and the dtype it is stored in."""
+def _sinks(plan: Plan, layouts: Sequence[ShardLayout]) -> list[Sink]:
+    """Return a sink for each output; equal digests mean equal bytes, so that a later run knows what it may keep."""
     nodes = Digests()
-    return {
-        id(sink): {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors}
-        for sink, output in zip(sinks, plan.outputs, strict=True)
-    }
+    return [
+        Sink(output, layout, {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors})
+        for output, layout in zip(plan.outputs, layouts, strict=True)
+    ]
 
 
-def _open(sinks: Sequence[Sink], digests: dict[int, dict[str, str]], here: World, *, resume: bool) -> int:
+def _open(sinks: Sequence[Sink], here: World, *, resume: bool) -> int:
     """Claim and open all outputs; return how many tensors an earlier run has finished."""
     if here.rank == 0:
         for sink in sinks:
             sink.lock()
         for sink in sinks:
-            sink.open(digests[id(sink)], resume=resume)
+            sink.open(resume=resume)
     done = here.gather([sink.done for sink in sinks])[0]
     if here.rank != 0:
         for sink, entries in zip(sinks, done, strict=True):  # type: ignore[call-overload]

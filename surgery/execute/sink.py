@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import xxhash
 
-from surgery.checkpoint.hashing import PIECE, combine, hash_stretch
+from surgery.checkpoint.hashing import PIECE, hash_stretch
 from surgery.checkpoint.journal import Entry, Journal
 from surgery.checkpoint.layout import ShardLayout
 from surgery.checkpoint.writer import SafetensorsWriter
@@ -30,8 +30,8 @@ class Writing:
     def __init__(self, sink: Sink, spec: TensorSpec) -> None:
         self.sink = sink
         self.spec = spec
-        self._digests: list[bytes | None] = [None] * max(1, -(-spec.nbytes // PIECE))
-        self._missing = len(self._digests)
+        self._digests = [b""] * -(-spec.nbytes // PIECE)
+        self._missing = max(len(self._digests), 1)  # a tensor without bytes is complete after its only stretch
         self._lock = threading.Lock()
 
     def stretch(self, start: int) -> Stretch:
@@ -41,13 +41,14 @@ class Writing:
     def piece(self, index: int, digest: bytes) -> bool:
         """Note that a piece is written; return whether it was the last."""
         with self._lock:
-            self._digests[index] = digest
+            if self._digests:
+                self._digests[index] = digest
             self._missing -= 1
             return self._missing == 0
 
     def hexdigest(self) -> str:
         """Return the tensor's hash."""
-        return combine([digest for digest in self._digests if digest is not None])
+        return xxhash.xxh3_128_hexdigest(b"".join(self._digests))
 
 
 class Stretch:
@@ -91,8 +92,9 @@ class Stretch:
 class Sink:
     """The partial folder of one output: files at full size, a journal of what is safely on disk, a lock."""
 
-    def __init__(self, output: Output, layout: ShardLayout) -> None:
+    def __init__(self, output: Output, layout: ShardLayout, digests: Mapping[str, str]) -> None:
         assert output.folder is not None
+        self.digests = digests
         self.output = output
         self.layout = layout
         self.folder = partial_folder(output.folder)
@@ -118,15 +120,16 @@ class Sink:
                 f"{self.folder}: another run is writing here; wait for it, or write somewhere else"
             ) from error
 
-    def open(self, digests: dict[str, str], *, resume: bool) -> None:
+    def open(self, *, resume: bool) -> None:
         """Make the files, or open what an interrupted run left and keep those of its tensors that still hold."""
-        earlier = [entry for file in self._journals() for entry in Journal(file).load()] if resume else []
-        if earlier and self.writer.matches():
-            self.writer.create()
-            self.done = {entry.name: entry for entry in earlier if self._holds(entry, digests)}
-        if not self.done:
-            self._clear()
-        self.writer.create()
+        if not resume:
+            self._clear(self.folder)
+        self._clear(self.folder, keep={shard.file for shard in self.layout.shards})
+        kept = self.writer.create()
+        earlier = [entry for file in self._journals() for entry in Journal(file).load()]
+        places = self.layout.places
+        candidates = [entry for entry in earlier if entry.name in places and places[entry.name].file in kept]
+        self.done = {entry.name: entry for entry in candidates if self._holds(entry)}
         self._begin_journal(0)
 
     def join(self, done: dict[str, Entry], rank: int) -> None:
@@ -150,19 +153,18 @@ class Sink:
     def _journals(self) -> list[Path]:
         return sorted(self._work.glob("journal-*.jsonl"))
 
-    def _holds(self, entry: Entry, digests: dict[str, str]) -> bool:
+    def _holds(self, entry: Entry) -> bool:
         """Return whether a journaled tensor is what this plan wants and its bytes are still what was journaled."""
-        if digests.get(entry.name) != entry.digest or entry.name not in self.layout.places:
+        if self.digests.get(entry.name) != entry.digest or entry.piece != PIECE:
             return False
         size = self.layout.places[entry.name].nbytes
-        found = hash_stretch(lambda at, buffer: self.writer.read_back(entry.name, at, buffer), size)
-        return found == entry.xxh3
+        return hash_stretch(lambda at, buffer: self.writer.read_back(entry.name, at, buffer), size) == entry.xxh3
 
-    def _clear(self) -> None:
-        """Remove what an earlier run of another plan left."""
-        self.writer.close()
-        for file in self.folder.iterdir():
-            if file.is_file():
+    @staticmethod
+    def _clear(folder: Path, keep: Container[str] = ()) -> None:
+        """Remove files that an earlier run of another plan left."""
+        for file in folder.iterdir():
+            if file.is_file() and file.name not in keep:
                 file.unlink()
 
     def begin(self, spec: TensorSpec) -> Writing:

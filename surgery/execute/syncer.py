@@ -17,8 +17,7 @@ BATCH_SECONDS = 1.0
 class Syncer:
     """Takes finished tensors and commits them every 256 MiB or every second."""
 
-    def __init__(self, digests: dict[tuple[int, str], str], committed: Callable[[Sink, Entry], None]) -> None:
-        self._digests = digests
+    def __init__(self, committed: Callable[[Sink, Entry], None]) -> None:
         self._committed = committed
         self._queue: queue.SimpleQueue[Writing | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
@@ -76,5 +75,5 @@ class Syncer:
 
     def _entry(self, writing: Writing) -> Entry:
         name = writing.spec.name
-        digest = self._digests[id(writing.sink), name]
-        return Entry(name=name, digest=digest, xxh3=writing.hexdigest(), nbytes=writing.spec.nbytes)
+        digest = writing.sink.digests[name]
+        return Entry(name, digest, writing.hexdigest(), writing.spec.nbytes)

@@ -6,7 +6,6 @@ F16 0.2, F32 0.1; the search for overflow adds 0.1 to the 16-bit types.
 
 from __future__ import annotations
 
-from collections.abc import Buffer
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from surgery.errors import OpError
 from surgery.tensors import DTYPES
 
-Raw = Buffer | Tensor
+Raw = memoryview | bytearray | bytes | Tensor
 
 # The patterns of +Inf; every pattern above is a NaN.
 _INFINITY: Final = {"BF16": 0x7F80, "F16": 0x7C00}
@@ -36,8 +35,7 @@ def torch_dtype(tag: str) -> torch.dtype:
     name = DTYPES[tag].torch
     dtype = getattr(torch, name, None) if name else None
     if not isinstance(dtype, torch.dtype):
-        raise OpError(f"dtype `{tag}`: has no counterpart in torch {torch.__version__}; copy its bytes
-        instead")
+        raise OpError(f"dtype `{tag}`: torch {torch.__version__} has no such dtype; copy its bytes instead")
     return dtype
 
 
@@ -59,7 +57,7 @@ def as_tensor(buffer: Raw, tag: str) -> Tensor:
 
 
 def decode(raw: Raw, tag: str, out: Tensor) -> None:
-    """Fill `out` (float32 or float64, contiguous, any shape) with the stored numbers; exact unless `out` is narrower.
+    """Fill `out` (float32 or float64, contiguous, any shape) with stored numbers, exact unless narrower.
 
     Raises OpError for dtypes that arithmetic is not done on.
     """
@@ -68,7 +66,7 @@ def decode(raw: Raw, tag: str, out: Tensor) -> None:
 
 
 def encode(x: Tensor, tag: str, out: Tensor) -> OverflowCount | None:
-    """Round float32 or float64 to nearest, ties to even, into the stored dtype; `out` is a uint8 tensor of its bytes.
+    """Round float32 or float64 to nearest, ties to even, into the stored dtype's bytes in `out` (uint8).
 
     Returns what overflowed: finite numbers stored as infinities; None when nothing did. Raises OpError for
     dtypes that arithmetic is not done on.

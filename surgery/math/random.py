@@ -87,7 +87,8 @@ def _lanes(key: bytes, first: int, blocks: int) -> npt.NDArray[np.uint32]:
         key=np.array(_words(key), np.uint64),
         counter=np.array([counter >> shift & 0xFFFFFFFFFFFFFFFF for shift in (0, 64, 128, 192)], np.uint64),
     )
-    lanes = np.asarray(generator.random_raw(4 * blocks)).astype("<u8", copy=False).view("<u4")
+    words: npt.NDArray[np.uint64] = np.asarray(generator.random_raw(4 * blocks))
+    lanes = words.astype("<u8", copy=False).view(np.uint32)
     return np.right_shift(lanes, np.uint32(8), out=lanes)
 
 

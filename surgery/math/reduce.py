@@ -22,7 +22,7 @@ _PIECE: Final = 1 << 15
 
 
 def exact_sum(parts: Iterable[float]) -> float:
-    """Return the correctly rounded sum, which no order can change; NaN if infinities of both signs are in it."""
+    """Return the correctly rounded sum, whatever the order; NaN if it adds infinities of both signs."""
     try:
         return math.fsum(parts)
     except ValueError:

@@ -23,7 +23,7 @@ _BUFFERS = _Buffers()
 
 
 def scratch(use: str, dtype: Any, size: int) -> npt.NDArray[Any]:
-    """Return `size` elements of this thread's buffer for `use`; they hold anything, until the next such call."""
+    """Return `size` elements of this thread's buffer for `use`, holding anything, until the next call."""
     array = _BUFFERS.arrays.get((use, dtype))
     if array is None or array.size < size:
         array = _BUFFERS.arrays[use, dtype] = np.empty(size, dtype)

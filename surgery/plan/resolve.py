@@ -22,7 +22,6 @@ from surgery.plan.vocabulary import difference
 from surgery.recipe.model import Recipe
 from surgery.recipe.model import Output as RecipeOutput
 from surgery.recipe.resolve_ops import ResolvedStep, resolve_steps
-from surgery.sizes import parse_size
 from surgery.tensors import DTYPES, STORED_FLOATS
 
 
@@ -36,7 +35,7 @@ def resolve(recipe: Recipe, host: Host, *, out: Path | None = None, force: bool 
     Raises RecipeError, PlanError (all findings at once), CheckpointError, PluginError.
     """
     problems = Problems(recipe)
-    steps = resolve_steps(recipe, host)
+    steps = resolve_steps(recipe, host.op, host.op_names)
     needed = _needed(recipe, steps)
     checkpoints = _open(recipe, host, needed, problems)
     problems.raise_any()
@@ -98,32 +97,29 @@ def _models(
         step = steps[name]
         if any(source not in models for source in reads(step)):
             continue  # what it reads has findings of its own
-        made = _step(recipe, step, models, problems)
+        made = _step(step, models, problems, recipe.seed)
         if made is not None:
             models[name] = made
     return models
 
 
-def _step(
-    recipe: Recipe, step: ResolvedStep, models: Mapping[str, VirtualModel], problems: Problems
-) -> VirtualModel | None:
+def _step(step: ResolvedStep, models: Mapping[str, VirtualModel], problems: Problems, seed: int) -> VirtualModel | None:
     inputs = [models[name] for name in step.models]
     if step.op.split_of(step.params) is Split.LAYOUT:
         return expand_layout(step, inputs, problems)
     base = models[step.base] if step.base else None
-    _check_tokens(recipe, step, [*([base] if base else []), *inputs], problems)
-    return expand(step, base, inputs, problems, recipe.seed)
+    _check_tokens(step, [*([base] if base else []), *inputs], problems)
+    return expand(step, base, inputs, problems, seed)
 
 
-def _check_tokens(recipe: Recipe, step: ResolvedStep, inputs: list[VirtualModel], problems: Problems) -> None:
-    """Models with different tokenizers are not merged unless the output names the one to keep."""
-    chosen = all(output.tokenizer for output in _outputs(recipe).values())
+def _check_tokens(step: ResolvedStep, inputs: list[VirtualModel], problems: Problems) -> None:
+    """Models with different tokenizers are not merged unless the step says that it is meant."""
     for other in inputs[1:]:
         found = difference(inputs[0], other)
-        if found and chosen:
+        if found and step.tokenizer == "accept":
             problems.warn(("steps", step.name), found)
         elif found:
-            problems.add(("steps", step.name), f"{found}; name the tokenizer to keep with `output.tokenizer:`")
+            problems.add(("steps", step.name), f"{found}; set `tokenizer: accept` in the step if that is meant")
 
 
 def _output(
@@ -157,7 +153,7 @@ def _output(
         tensors=tuple(tensors),
         config=model.config,
         sidecars=donor.sidecars,
-        shard_size=parse_size(wanted.shard_size),
+        shard_size=wanted.shard_size,
     )
 
 

@@ -11,6 +11,8 @@ from surgery.errors import Finding
 
 KeyPath = tuple[str | int, ...]  # keys of mappings, indices of lists, from the root to a value
 
+MOST: Final = 100  # problems of one kind that are reported: looking for what was meant takes time
+
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
@@ -79,7 +81,7 @@ def dotted(path: KeyPath) -> str:
         if isinstance(part, int):
             parts.append(f"[{part}]")
         else:
-            parts.append(f".{part}" if _PLAIN.fullmatch(part) else f'["{clipped(part)}"]')
+            parts.append(f".{clipped(part)}" if _PLAIN.fullmatch(part) else f'["{clipped(part)}"]')
     return "".join(parts).removeprefix(".")
 
 

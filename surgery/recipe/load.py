@@ -35,33 +35,33 @@ def parse_recipe(
 ) -> Recipe:
     """Return the recipe that a text says. Raises RecipeError with all findings, in the order of the text.
 
-    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes back has
-    no positions, so that findings about it name the file only.
+    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes back
+    has no positions, so that findings about it name the file only.
     """
     document = read_yaml(text, file)
     if foreign and isinstance(document.data, dict) and "surgery" not in document.data:
         converted = foreign(document.data)
         if converted is not None:
             document = Document(file, document.text, converted)
-    folder = Path() if folder is None else folder
-    _check(document, folder)
-    return Recipe.of(document, folder, tuple(document.findings(unused(document.data))))
+    return _recipe(document, Path() if folder is None else folder)
 
 
-def _check(document: Document, folder: Path) -> None:
-    problems = _not_a_recipe(document.data)
-    if not problems:
-        problems = reference_problems(document.data, folder)
-        try:
-            Recipe.model_validate(document.data)
-        except ValidationError as error:
-            problems += problems_of(error, document.data, Recipe)
-    if problems:
+def _recipe(document: Document, folder: Path) -> Recipe:
+    data = document.data
+    if pointless := _not_a_recipe(data):
+        raise RecipeError(document.findings(pointless))
+    problems, recipe = reference_problems(data, folder), None
+    try:
+        recipe = Recipe.of(document, folder, tuple(document.findings(unused(data))))
+    except ValidationError as error:
+        problems += problems_of(error, data, Recipe)
+    if recipe is None or problems:
         raise RecipeError(document.findings(problems))
+    return recipe
 
 
 def _not_a_recipe(data: Any) -> list[Problem]:
-    """Return what makes looking for further findings pointless."""
+    """Return what makes looking for anything else pointless."""
     if data is None:
         return [Problem((), "the recipe is empty; begin with `surgery: 1`")]
     if not isinstance(data, dict):
@@ -72,6 +72,6 @@ def _not_a_recipe(data: Any) -> list[Problem]:
         ]
     version = data.get("surgery", FORMAT)
     if version != FORMAT or isinstance(version, bool):
-        what = f"unknown version of the recipe format, got {shown(version)}; this release reads `surgery: {FORMAT}`"
+        what = f"unknown recipe format, got {shown(version)}; this release reads `surgery: {FORMAT}`"
         return [Problem(("surgery",), what)]
     return []

@@ -22,6 +22,7 @@ from pydantic import (
 
 from surgery.errors import Finding
 from surgery.recipe.document import Document, KeyPath, Problem, shown
+from surgery.recipe.references import LONGEST_PATH
 from surgery.recipe.select import compile_selector
 from surgery.sizes import parse_size
 
@@ -39,6 +40,8 @@ def _named(name: str) -> str:
 def _filled(text: str) -> str:
     if not text.strip():
         raise ValueError("must be text, got empty text")
+    if len(text) > LONGEST_PATH:
+        raise ValueError(f"must be text of at most {LONGEST_PATH} characters, got {shown(text)}")
     return text
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from surgery.errors import did_you_mean
-from surgery.recipe.document import KeyPath, Problem, shown
+from surgery.recipe.document import MOST, KeyPath, Problem, shown
 
 # pydantic's error types -> what the value must be; fields in braces come from the error's context
 _WANTED: Final = {
@@ -68,7 +68,8 @@ def problems_of(
 
     `others` are keys that stand beside the model's own and are known too; a text says why one is refused.
     """
-    errors = [_read(detail, data, model, others or {}) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)[:MOST]
+    errors = [_read(detail, data, model, others or {}) for detail in details]
     return [_problem(found, data) for found in _merged(errors)]
 
 
@@ -122,7 +123,7 @@ def _unknown(path: KeyPath, model: type[BaseModel], others: Mapping[str, str]) -
     if word in refused:
         return refused[word]
     known = [*_names(holder), *(others if len(path) == 1 else ())]
-    return f"unknown key{did_you_mean(word, known) if known else '; there is none here'}"
+    return f"unknown key{did_you_mean(word, known)}"
 
 
 def _names(model: type[BaseModel]) -> list[str]:

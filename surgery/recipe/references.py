@@ -7,16 +7,18 @@ wrong with a recipe is found at once.
 from __future__ import annotations
 
 import graphlib
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from surgery.errors import did_you_mean
-from surgery.recipe.document import KeyPath, Problem, dotted
+from surgery.recipe.document import MOST, KeyPath, Problem, dotted, shown
 
+LONGEST_PATH: Final = 4096
 _URI: Final = re.compile(r"[a-z][a-z0-9+]+:")
 
 
@@ -32,7 +34,8 @@ class Reference:
 
 def reference_problems(data: Mapping[str, Any], folder: Path) -> list[Problem]:
     """Return what is wrong with the names in a recipe, and with the places that it writes to."""
-    return [*_shadowed(data), *_unknown(data), *_repeated(data), *_cycles(data), *_outputs(data, folder)]
+    kinds = (_shadowed(data), _unknown(data), _repeated(data), _cycles(data), _outputs(data, folder))
+    return [problem for kind in kinds for problem in itertools.islice(kind, MOST)]
 
 
 def unused(data: Mapping[str, Any]) -> list[Problem]:
@@ -106,32 +109,33 @@ def _shadowed(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _unknown(data: Mapping[str, Any]) -> Iterator[Problem]:
-    models = list(_map(data, "models"))
-    both = [*models, *_map(data, "steps")]
-    for ref in [*(ref for refs in _taken(data).values() for ref in refs), *_written(data)]:
+    models = _map(data, "models")
+    both = models | _map(data, "steps")
+    for ref in itertools.chain(*_taken(data).values(), _written(data)):
         known, kind = (models, "model") if ref.models_only else (both, "model or step")
         if ref.name not in known:
-            what = f"no {kind} is called `{ref.name}`{did_you_mean(ref.name, known)}"
+            what = f"no {kind} is called {shown(ref.name)}{did_you_mean(ref.name, known)}"
             yield Problem(ref.path, what, ref.key)
 
 
 def _repeated(data: Mapping[str, Any]) -> Iterator[Problem]:
     for refs in _taken(data).values():
-        listed = [ref for ref in refs if "models" in ref.path[2:]]
-        for i, ref in enumerate(listed):
-            if ref.name in [earlier.name for earlier in listed[:i]]:
-                yield Problem(ref.path, f"`{ref.name}` is listed twice; list it once")
+        seen = set()
+        for ref in refs:
+            if ref.path[2] == "models" and ref.name in seen:
+                yield Problem(ref.path, f"{shown(ref.name)} is listed twice; list it once")
+            seen |= {ref.name} if ref.path[2] == "models" else set()
 
 
 def _cycles(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield circles of steps until cutting each at its first step leaves none."""
-    steps = _map(data, "steps")
-    takes = {name: [ref.name for ref in refs if ref.name in steps] for name, refs in _taken(data).items()}
+    order = {name: i for i, name in enumerate(_map(data, "steps"))}
+    takes = {name: [ref.name for ref in refs if ref.name in order] for name, refs in _taken(data).items()}
     while cycle := _cycle(takes):
-        first = min(cycle, key=list(steps).index)
+        first = min(cycle, key=order.__getitem__)
         start = cycle.index(first)
         ring = [*cycle[start:], *cycle[:start], first]
-        circle = ", ".join(f"`{a}` takes `{b}`" for a, b in zip(ring, ring[1:], strict=False))
+        circle = ", ".join(f"`{a}` takes `{b}`" for a, b in itertools.pairwise(ring))
         what = f"steps go round in a circle: {circle}; let one of them take something else"
         yield Problem(("steps", first), what, key=True)
         takes[first] = [name for name in takes[first] if name != ring[1]]
@@ -149,20 +153,30 @@ def _cycle(takes: Mapping[str, Iterable[str]]) -> list[str]:
 
 def _outputs(data: Mapping[str, Any], folder: Path) -> Iterator[Problem]:
     """Yield what is wrong with the outputs together: none, both kinds, two in one place."""
-    if "output" not in data and "outputs" not in data:
+    given = [key for key in ("output", "outputs") if data.get(key) is not None]
+    if not given:
         yield Problem((), "missing key `output`", key=True)
-    if "output" in data and "outputs" in data:
+    if len(given) > 1:
         yield Problem(("outputs",), "both `output` and `outputs`; keep one", key=True)
-    places: dict[KeyPath, str] = {}
+    places: dict[str, KeyPath] = {}
     for path, output in _outputs_of(data):
-        if not isinstance(output.get("to"), str):
-            continue
-        place = _place(output["to"], folder)
-        for other, taken in places.items():
-            if place == taken or place.startswith(taken + os.sep) or taken.startswith(place + os.sep):
-                what = f"writes where `{dotted(other)}` does, got `{output['to']}`; give each its own folder"
+        to = output.get("to")
+        if isinstance(to, str) and 0 < len(to) <= LONGEST_PATH:
+            place = _place(to, folder)
+            first = places.setdefault(place, path)
+            if first != path:
+                what = f"writes where `{dotted(first)}` does, got {shown(to)}; give each its own folder"
                 yield Problem((*path, "to"), what)
-        places[path] = place
+    yield from _nested(places)
+
+
+def _nested(places: Mapping[str, KeyPath]) -> Iterator[Problem]:
+    """Yield the outputs that lie inside another's folder, which is published by renaming it as a whole."""
+    for place, path in places.items():
+        outer = next((str(parent) for parent in PurePath(place).parents if str(parent) in places), None)
+        if outer:
+            what = f"lies inside the folder of `{dotted(places[outer])}`; give each its own folder"
+            yield Problem((*path, "to"), what)
 
 
 def _place(to: str, folder: Path) -> str:

@@ -1,0 +1,153 @@
+"""What is already safely on disk: an append-only file of JSON lines in the partial folder, one line a tensor.
+
+    {"surgery_journal": 1}
+    ["model.norm.weight", "<digest of its job>", "<hash of its bytes>", 8192, 16777216]
+
+A line is appended only after the tensor's bytes were synced, and is synced itself before `append` returns.
+A kill can tear the last line: it then counts as not written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from surgery.checkpoint.hashing import PIECE
+from surgery.errors import CheckpointError, ResourceError
+
+VERSION: Final = 1
+_HEADER: Final = (json.dumps({"surgery_journal": VERSION}) + "\n").encode()
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
+
+class Entry(NamedTuple):
+    """A tensor whose bytes are on disk: the digest of the job that made it, their hash and number.
+
+    `piece` is the size of the pieces that the hash was computed from.
+    """
+
+    name: str
+    digest: str
+    xxh3: str
+    nbytes: int
+    piece: int = PIECE
+
+
+class Journal:
+    """One process's journal. `append` may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def load(self) -> list[Entry]:
+        """Return what the journal says; nothing without one. Of two lines on a tensor the later holds.
+
+        Raises CheckpointError for a journal of another version and for damage anywhere but at the end.
+        """
+        return list(self._parse()[0].values())
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Write entries and return when they are on disk. Raises ResourceError if they cannot be."""
+        lines = b"".join((json.dumps(entry) + "\n").encode() for entry in entries)
+        with self._lock:
+            try:
+                if self._descriptor is None:
+                    self._descriptor = self._open()
+                _write(self._descriptor, lines)
+            except OSError as error:
+                raise ResourceError(
+                    f"{self.path}: cannot be written: {error.strerror}; free some space, then run again:"
+                    " what is finished is kept"
+                ) from error
+
+    def close(self) -> None:
+        """Close the file; `append` opens it again."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def _open(self) -> int:
+        """Open for appending; a torn last line is cut off, a new journal gets its header."""
+        _, whole = self._parse()
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            os.ftruncate(descriptor, whole)
+            if not whole:
+                _write(descriptor, _HEADER)
+                _sync_folder(self.path.parent)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def _parse(self) -> tuple[dict[str, Entry], int]:
+        """Return the entries and the length of the journal up to its last whole line."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return {}, 0
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path}: cannot be read: {error.strerror}; run with --no-resume"
+            ) from error
+        lines = data.splitlines(keepends=True)
+        done: dict[str, Entry] = {}
+        whole = 0
+        for number, line in enumerate(lines, start=1):
+            value = _value(line)
+            if value is None and number == len(lines):
+                break
+            if number == 1:
+                self._check_version(value)
+            else:
+                entry = self._entry(number, value)
+                done[entry.name] = entry
+            whole += len(line)
+        return done, whole
+
+    def _check_version(self, value: Any) -> None:
+        if value != {"surgery_journal": VERSION}:
+            raise CheckpointError(
+                f"{self.path}:1: is not a journal of version {VERSION}, got `{json.dumps(value)[:80]}`;"
+                " finish with the version that began, or run with --no-resume"
+            )
+
+    def _entry(self, number: int, value: Any) -> Entry:
+        if isinstance(value, list) and [type(part) for part in value] == [str, str, str, int, int]:
+            return Entry(*value)
+        raise CheckpointError(f"{self.path}:{number}: is damaged; run with --no-resume")
+
+
+def _value(line: bytes) -> Any:
+    """Return what a whole line says; None for one that is torn."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    _sync_data(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
