@@ -24,14 +24,24 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How many elements differ, how many of them by an arbitrary choice, the largest step of the others."""
+    """How many elements differ by an arbitrary choice, how many otherwise, and by how much the latter do."""
 
-    tensors: int
     elements: int
-    differ: int
-    at_threshold: int
-    largest_step: int
-    tensors_in_one_only: int
+    at_threshold: int = 0
+    elsewhere: int = 0
+    largest_step: int = 0  # in bfloat16 steps: across zero, a sign costs thousands
+    largest_gap: float = 0.0  # as a number
+    tensors_in_one_only: int = 0
+
+    def __add__(self, other: Differences) -> Differences:
+        return Differences(
+            self.elements + other.elements,
+            self.at_threshold + other.at_threshold,
+            self.elsewhere + other.elsewhere,
+            max(self.largest_step, other.largest_step),
+            max(self.largest_gap, other.largest_gap),
+            self.tensors_in_one_only + other.tensors_in_one_only,
+        )
 
     @property
     def same(self) -> bool:
@@ -40,8 +50,8 @@ class Differences:
 
     def record(self) -> dict[str, object]:
         """Return the counts, and the shares that they are of all elements."""
-        unexplained = self.differ - self.at_threshold
-        shares = {"share": self.differ / self.elements, "share_elsewhere": unexplained / self.elements}
+        counts = {"at_threshold": self.at_threshold, "elsewhere": self.elsewhere}
+        shares = {f"share_{name}": count / self.elements for name, count in counts.items()}
         return {**asdict(self), **shares, "same": self.same}
 
 
@@ -49,41 +59,56 @@ class Differences:
 class Trim:
     """The inputs and the density of a TIES merge: enough to find its thresholds."""
 
-    base: Path
-    models: tuple[Path, ...]
+    base: dict[str, Stored]
+    models: tuple[dict[str, Stored], ...]
     density: float
+
+    def free(self, name: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return at which places some model's delta is exactly as large as the smallest that it keeps."""
+        base = _floats(self.base[name])
+        free = np.zeros(places.size, dtype=np.bool_)
+        for model in self.models:
+            sizes = np.abs(_floats(model[name]) - base)
+            at_places = sizes[places]
+            kept = max(1, int(self.density * sizes.size))
+            # the k-th largest; the sizes are not needed in order any more, so that no copy is made
+            sizes.partition(sizes.size - kept)
+            free |= at_places == sizes[sizes.size - kept]
+        return free
 
 
 def compare(left: Path, right: Path, trim: Trim | None = None) -> Differences:
     """Compare two outputs; with `trim`, tell choices among equal deltas from real differences."""
     lefts, rights = stored(left), stored(right)
-    names = sorted(lefts.keys() & rights.keys())
-    inputs = [stored(folder) for folder in (trim.base, *trim.models)] if trim else []
-    elements = differ = chosen = largest = 0
-    for name in names:
-        elements += lefts[name].spec.elements
-        places, steps = _differing(lefts[name], rights[name])
-        if trim and places.size:
-            free = _at_threshold([model[name] for model in inputs], places, trim.density)
-            chosen += int(free.sum())
-            differ += places.size
-            steps = steps[~free]
-        else:
-            differ += places.size
-        largest = max(largest, int(steps.max(initial=0)))
-    return Differences(len(names), elements, differ, chosen, largest, len(lefts.keys() ^ rights.keys()))
+    found = Differences(0, tensors_in_one_only=len(lefts.keys() ^ rights.keys()))
+    for name in sorted(lefts.keys() & rights.keys()):
+        found += _compare_tensor(lefts[name], rights[name], trim)
+    return found
 
 
-def _differing(left: Stored, right: Stored) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return where two stored tensors differ, and by how many steps."""
+def _compare_tensor(left: Stored, right: Stored, trim: Trim | None) -> Differences:
+    """Compare a tensor of two outputs; the thresholds are looked for only if something differs."""
     if left.spec != right.spec:
         raise ValueError(f"{left.spec.name}: {left.spec} and {right.spec} cannot be compared")
-    places, steps = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
+    places, a, b = _differing(left, right)
+    chosen = 0
+    if trim and places.size:
+        free = trim.free(left.spec.name, places)
+        chosen, a, b = int(free.sum()), a[~free], b[~free]
+    steps = np.abs(_ordered(a) - _ordered(b))
+    gaps = np.abs(_widened(a) - _widened(b))
+    most = int(steps.max(initial=0)), float(gaps.max(initial=0))
+    return Differences(left.spec.elements, chosen, a.size, *most)
+
+
+def _differing(left: Stored, right: Stored) -> tuple[NDArray[np.int64], Bits, Bits]:
+    """Return where two stored tensors differ, and what each holds there."""
+    found = [(np.empty(0, np.int64), np.empty(0, np.uint16), np.empty(0, np.uint16))]
     for begin, a, b in _chunks(left, right):
-        found = np.flatnonzero(a != b)
-        places.append(found + begin)
-        steps.append(np.abs(_ordered(a[found]) - _ordered(b[found])))
-    return np.concatenate(places), np.concatenate(steps)
+        here = np.flatnonzero(a != b)
+        found.append((here + begin, a[here], b[here]))
+    places, lefts, rights = zip(*found, strict=True)
+    return np.concatenate(places), np.concatenate(lefts), np.concatenate(rights)
 
 
 def _chunks(left: Stored, right: Stored) -> Iterator[tuple[int, Bits, Bits]]:
@@ -104,20 +129,9 @@ def _ordered(bits: Bits) -> NDArray[np.int32]:
     return np.where(bits & 0x8000, -magnitude, magnitude)
 
 
+def _widened(bits: Bits) -> Floats:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _floats(tensor: Stored) -> Floats:
-    bits = _read(tensor, 0, tensor.spec.elements).astype(np.uint32) << 16
-    return bits.view(np.float32)
-
-
-def _at_threshold(inputs: list[Stored], places: NDArray[np.int64], density: float) -> NDArray[np.bool_]:
-    """Return at which of the places some model's delta is exactly as large as its smallest kept one."""
-    base = _floats(inputs[0])
-    free = np.zeros(places.size, dtype=np.bool_)
-    for model in inputs[1:]:
-        sizes = np.abs(_floats(model) - base)
-        kept = max(1, int(density * sizes.size))
-        at_places = sizes[places]
-        # the k-th largest; partition works in place, and the sizes are not needed in order any more
-        sizes.partition(sizes.size - kept)
-        free |= at_places == sizes[sizes.size - kept]
-    return free
+    return _widened(_read(tensor, 0, tensor.spec.elements))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from checkpoints import warm
+from checkpoints import stored, warm
 from compare import Differences, Trim, compare
 from engines import DENSITY, MERGEKIT_DTYPES, METHODS, Bench, Run
 from environment import MERGEKIT, make_environment
@@ -73,7 +73,7 @@ def _measure(bench: Bench, method: str, repeat: int) -> Outcome:
 def _differences(bench: Bench, method: str, variant: str) -> Differences:
     trim = None
     if method == "ties":
-        base, *fine_tunes = bench.inputs(method)
+        base, *fine_tunes = (stored(folder) for folder in bench.inputs(method))
         trim = Trim(base, tuple(fine_tunes), DENSITY)
     return compare(bench.output(method, "surgery"), bench.output(method, variant), trim)
 

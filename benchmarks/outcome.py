@@ -110,12 +110,14 @@ def _ratios(outcomes: list[Outcome]) -> Table:
 
 
 def _differences(outcomes: list[Outcome]) -> Table:
-    columns = ("method", "against", "differ", "of them free to choose", "largest step among the others")
-    grid = Table(*columns, title="surgery's output against mergekit's")
+    """Split the elements that differ: equal deltas at a threshold, which leave a choice, and all others."""
+    columns = ("method", "against", "by choice at a threshold", "otherwise", "by at most", "same")
+    grid = Table(*columns, title="elements of surgery's output that differ from mergekit's")
     for outcome in outcomes:
         for name, found in outcome.differences.items():
-            differ, chosen = (f"{count / found.elements:.3%}" for count in (found.differ, found.at_threshold))
-            grid.add_row(outcome.method, name, differ, chosen, f"{found.largest_step} ulp")
+            shares = f"{found.at_threshold / found.elements:.3%}", f"{found.elsewhere / found.elements:.3%}"
+            most = f"{found.largest_step} ulp, {found.largest_gap:.2g}"
+            grid.add_row(outcome.method, name, *shares, most, "yes" if found.same else "no")
     return grid
 
 

@@ -1,6 +1,6 @@
 """Run one merge document through mergekit and print what it took; run by mergekit's interpreter, not by ours.
 
-    ENVIRONMENT/bin/python benchmarks/peer.py DOCUMENT OUT [SHARD_BYTES]
+    ENVIRONMENT/bin/python benchmarks/peer.py DOCUMENT OUT
 
 The clock covers planning and executing, as `mergekit-yaml` does them, after every import. What mergekit
 would do besides (model card, tokenizer copy, progress bars) is switched off, in its favour. Memory and the
@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 
-def main(document: str, out: str, shard_bytes: int = 5_000_000_000) -> None:
+def main(document: str, out: str) -> None:
     """Execute the merge document into `out`, print one line of JSON."""
     merge = importlib.import_module("mergekit.merge")
     config = importlib.import_module("mergekit.config")
@@ -30,9 +30,7 @@ def main(document: str, out: str, shard_bytes: int = 5_000_000_000) -> None:
     parsed = config.MergeConfiguration.model_validate(yaml.safe_load(text))
     # transformers imports a config class when it is first asked for; an import is not part of the execution
     transformers.AutoConfig.from_pretrained(parsed.referenced_models()[0].model.path)
-    chosen = options.MergeOptions(
-        copy_tokenizer=False, write_model_card=False, quiet=True, out_shard_size=shard_bytes
-    )
+    chosen = options.MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
     start = time.perf_counter()
     merge.run_merge(parsed, out, chosen)
     seconds = time.perf_counter() - start
@@ -41,4 +39,4 @@ def main(document: str, out: str, shard_bytes: int = 5_000_000_000) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:4]))
+    main(sys.argv[1], sys.argv[2])

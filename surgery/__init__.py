@@ -18,7 +18,21 @@ if TYPE_CHECKING:
         ResourceError,
         SurgeryError,
     )
-    from surgery.ops import BASE, Chunk, Group, Layout, Params, Reduce, Scan, Space, Split, Take, layout_op, op, ops_in
+    from surgery.ops import (
+        BASE,
+        Chunk,
+        Group,
+        Layout,
+        Params,
+        Reduce,
+        Scan,
+        Space,
+        Split,
+        Take,
+        layout_op,
+        op,
+        ops_in,
+    )
     from surgery.scalars import Scalar, Share
     from surgery.schedule.options import RunOptions
 

@@ -26,7 +26,9 @@ class LoadedRecipe:
     recipe: Recipe
     host: Host
 
-    def resolve(self, *, out: str | Path | None = None, force: bool = False, write: bool = True) -> ResolvedPlan:
+    def resolve(
+        self, *, out: str | Path | None = None, force: bool = False, write: bool = True
+    ) -> ResolvedPlan:
         """Return the checked plan, from headers alone. Raises PlanError with all findings at once.
 
         out    folder to write to, instead of the recipe's `to:`
@@ -39,7 +41,11 @@ class LoadedRecipe:
         return ResolvedPlan(resolve(self.recipe, self.host, out=folder, force=force, write=write), self.host)
 
     def run(
-        self, options: RunOptions | None = None, *, out: str | Path | None = None, listener: Listener | None = None
+        self,
+        options: RunOptions | None = None,
+        *,
+        out: str | Path | None = None,
+        listener: Listener | None = None,
     ) -> Report:
         """Resolve and run; see `RunOptions` for memory, threads, device, resume and force."""
         options = options or RunOptions()

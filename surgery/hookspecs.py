@@ -20,7 +20,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 
 @hookspec
-def surgery_add_commands(group: click.Group) -> None:  # type: ignore[empty-body]
+def surgery_add_commands(group: click.Group) -> None:
     """Add commands to `surgery`. Called once, when the command line starts; import what is heavy inside them."""
 
 

@@ -160,7 +160,9 @@ class Host:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             self._manager.unregister(module)
-            raise PluginError(f"{plugin}: {error}; compare with the signatures in surgery.hookspecs") from error
+            raise PluginError(
+                f"{plugin}: {error}; compare with the signatures in surgery.hookspecs"
+            ) from error
         self._loaded[plugin.name] = plugin
         for op in self._ops_of(plugin, module):
             self._add_op(op, plugin)
@@ -172,7 +174,7 @@ class Host:
             answers = self._manager.subset_hook_caller("surgery_register_ops", others)()
             ops = [op for answer in answers for op in answer]
         elif plugin.file is not None:
-            ops = [value for value in vars(module).values() if isinstance(value, Op) and value.module == module.__name__]
+            ops = [op for op in vars(module).values() if isinstance(op, Op) and op.module == module.__name__]
         else:
             ops = []
         for op in ops:
@@ -191,7 +193,9 @@ class Host:
                 f"{self.families[op.family]}; choose another family name"
             )
         if op.name in self._ops:
-            raise PluginError(f"{plugin}: registers op `{op.name}`, so does {self._ops[op.name][1]}; rename one")
+            raise PluginError(
+                f"{plugin}: registers op `{op.name}`, so does {self._ops[op.name][1]}; rename one"
+            )
         self._ops[op.name] = (op, plugin)
 
     def _gather(self, hook: str, kind: type[T]) -> list[tuple[T, Plugin]]:
@@ -204,7 +208,9 @@ class Host:
             for answer in self._manager.subset_hook_caller(hook, others)():
                 for thing in answer:
                     if not isinstance(thing, kind):
-                        raise PluginError(f"{self._loaded[name]}: {hook} returned {thing!r}, not a {kind.__name__}")
+                        raise PluginError(
+                            f"{self._loaded[name]}: {hook} returned {thing!r}, not a {kind.__name__}"
+                        )
                     found.append((thing, self._loaded[name]))
         return found
 
@@ -253,7 +259,7 @@ def _refuse_twice(what: str, claims: list[tuple[str, Plugin]]) -> None:
     first: dict[str, Plugin] = {}
     for name, plugin in claims:
         if name in first:
-            raise PluginError(f"{plugin}: claims {what} `{name}`, so does {first[name]}; disable one with {DISABLED}")
+            raise PluginError(
+                f"{plugin}: claims {what} `{name}`, so does {first[name]}; disable one with {DISABLED}"
+            )
         first[name] = plugin
-
-

@@ -80,7 +80,9 @@ class Scan(StrEnum):
 class Params(BaseModel):
     """An op's parameters; unknown keys are errors, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True
+    )
 
 
 class NoParams(Params):
@@ -338,7 +340,9 @@ def layout_op(
     version: int = 1,
 ) -> Decorator:
     """Declare a layout op: a function (models by name, params) -> Layout that moves no bytes."""
-    return op(name, split=Split.LAYOUT, params=params, models=models, ordered=True, cite=cite, version=version)
+    return op(
+        name, split=Split.LAYOUT, params=params, models=models, ordered=True, cite=cite, version=version
+    )
 
 
 def _implementation(name: str, target: Any) -> tuple[Any, Split]:
@@ -355,7 +359,7 @@ def _implementation(name: str, target: Any) -> tuple[Any, Split]:
 def _summary(name: str, target: Any) -> str:
     """Return the first line of the docstring, which every op must have."""
     doc = inspect.getdoc(target)
-    if not doc or inspect.isclass(target) and "__doc__" not in vars(target):
+    if not doc or (inspect.isclass(target) and "__doc__" not in vars(target)):
         raise PluginError(f"op `{name}`: has no docstring; its first line is shown in `surgery ops`")
     return doc.partition("\n")[0].strip()
 

@@ -69,7 +69,9 @@ class Schedulable:
         )
         return _choice({"number": number, "ramp": ramp, "cases": cases})
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         bounds = {
             "minimum": self.ge,
             "maximum": self.le,

@@ -101,13 +101,13 @@ def layer_count(view: ModelView) -> int:
     extra = config.get("num_nextn_predict_layers") or 0
     if not count <= view.layers <= count + extra or view.layers == 0:
         raise PlanError(
-            f"config.json of `{view.name}` says {count} layers, its tensors have {view.layers}; mend config.json"
+            f"config.json of `{view.name}` says {count} layers, its tensors have {view.layers}; mend it"
         )
     return int(count)
 
 
 def rewrite(views: Mapping[str, ModelView], picks: Sequence[Pick], donor: ModelView) -> dict[str, Any]:
-    """Return the donor's config.json, rewritten for the layers `picks`; raise PlanError where it cannot be."""
+    """Return the donor's config.json, rewritten for the layers `picks`; PlanError where it cannot be."""
     config = deepcopy(dict(donor.config))
     part: Any = text_part(config)
     if not config or _in_order(picks, donor):
@@ -203,6 +203,6 @@ def _ruled(key: str, values: Mapping[str, Any], picks: Sequence[Pick], *, idle: 
 def _refuse_unknown(key: str, value: Any, view: ModelView) -> None:
     if isinstance(value, list) and value and len(value) == layer_count(view):
         raise PlanError(
-            f"{key} in config.json of `{view.name}`: unknown list, as long as the model is deep ({len(value)}); "
+            f"{key} in config.json of `{view.name}`: unknown list, as long as there are layers; "
             "remove it or use a model without it"
         )

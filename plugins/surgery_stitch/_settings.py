@@ -1,4 +1,4 @@
-"""Do layers of different models fit behind each other? Configs must agree wherever a layer depends on them."""
+"""Do layers of different models fit together? Configs must agree wherever a layer depends on them."""
 
 from __future__ import annotations
 

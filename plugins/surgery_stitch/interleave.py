@@ -28,8 +28,8 @@ class Interleave(Params):
 def interleave(models: Mapping[str, ModelView], p: Interleave) -> Layout:
     """Take layer l from model (l // every) mod T, in the order in which the step lists its T models.
 
-    The result is as deep as each of them. Embeddings and config.json come from the first model, the
-    final norm and the head from the model of the last layer. Raises PlanError when the models are not equally deep.
+    The result is as deep as each of them. Embeddings and config.json come from the first model, the final
+    norm and the head from the model of the last layer. Raises PlanError when the models are not equally deep.
     """
     views = list(models.values())
     counts = {view.name: layer_count(view) for view in views}

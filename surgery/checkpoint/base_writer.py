@@ -12,7 +12,7 @@ from surgery.checkpoint.layout import Place, Shard, ShardLayout
 
 
 class Writer(ABC):
-    """Writes a layout's tensors: `create`, then `write_at` and `sync` in any order, then `finish`, `close`."""
+    """Writes a layout's tensors: `create`, `write_at` and `sync` in any order, then `finish` and `close`."""
 
     layout: ShardLayout
 

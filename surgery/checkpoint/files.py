@@ -1,4 +1,4 @@
-"""One local file that is read at offsets: opened on first use, checked to be the one whose header was read."""
+"""One local file that is read at offsets: opened on first use, and only if it is the one expected."""
 
 from __future__ import annotations
 
@@ -125,5 +125,5 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def fingerprint(path: Path, stamp: Stamp, header: bytes, *where: Any) -> bytes:
-    """Return a digest of a tensor's place: file name without folder, stamp, header's digest, `where` in it."""
+    """Return a digest of a tensor's place: file's name and stamp, header's digest, `where` in it."""
     return xxh3_128_digest(repr((path.name, *stamp, header, *where)).encode())

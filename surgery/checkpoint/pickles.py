@@ -172,7 +172,7 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 
 _KNOWN: Final[Mapping[tuple[str, str], Callable[..., Any] | None]] = {
-    ("collections", "OrderedDict"): _no_items
+    ("collections", "OrderedDict"): _no_items,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
     ("torch._utils", "_rebuild_tensor_v3"): _rebuild_v3,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,

@@ -75,7 +75,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write and sync a JSON file in transformers' format: two spaces, sorted keys, ASCII, newline at the end."""
+    """Write and sync JSON in transformers' format: two spaces, sorted keys, ASCII, a newline at the end."""
     text = json.dumps(value, indent=2, sort_keys=True) + "\n"
     try:
         with path.open("w", encoding="ascii", newline="\n") as file:

@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 # One read, and so the memory that a gather takes.
 PIECE: Final = 8 << 20
-# Below this span a read costs no less for being shorter; above it at most this many bytes are read for one
-# needed.
-_SMALL: Final = 1 << 16
-_WASTE: Final = 4
+# A hole that takes about as long to read as one more call does: smaller ones are read with what is around them.
+_GAP: Final = 1 << 16
 
 Read = Callable[[int, memoryview], None]
 Ints = tuple[int, ...]
@@ -96,12 +94,14 @@ def _span(shape: Ints, strides: Ints, itemsize: int) -> int:
 def _copy(read: Read, offset: int, strides: Ints, out: NDArray[Any], scratch: NDArray[np.uint8]) -> None:
     """Copy the box at `offset` into `out`, which has its shape."""
     span = _span(out.shape, strides, out.itemsize)
-    if span <= PIECE and (span <= _SMALL or span <= _WASTE * out.nbytes):
+    spreads = [(size - 1) * stride for size, stride in zip(out.shape, strides, strict=True)]
+    spread = max(spreads, default=0)
+    axis = spreads.index(spread) if spreads else 0
+    gap = strides[axis] - (span - spread) if spread else 0
+    if span <= PIECE and gap <= _GAP:
         read(offset, scratch.data[:span])
         out[...] = np.ndarray(out.shape, out.dtype, buffer=scratch, strides=strides)
         return
-    spreads = [(size - 1) * stride for size, stride in zip(out.shape, strides, strict=True)]
-    axis = spreads.index(max(spreads))
     half = out.shape[axis] // 2
     before = (slice(None),) * axis
     _copy(read, offset, strides, out[(*before, slice(None, half))], scratch)

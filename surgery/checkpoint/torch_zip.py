@@ -56,7 +56,7 @@ class TorchZip(Checkpoint):
         self.tensors = {name: spec for name, (spec, _) in self._views.items()}
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on; gathers views that are not contiguous."""
+        """Fill `buffer` with the tensor's bytes from byte `start` on; gathers what does not lie together."""
         spec, view = self._views[name]
         if start < 0 or start + buffer.nbytes > spec.nbytes:
             raise ValueError(f"{name}: bytes {start} to {start + buffer.nbytes} of {spec.nbytes}")

@@ -1,4 +1,4 @@
-"""Writes safetensors shards in place: files at full size first, then tensors at final offsets in any order."""
+"""Writes safetensors shards in place: files at full size, then tensors at final offsets in any order."""
 
 from __future__ import annotations
 

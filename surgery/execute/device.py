@@ -108,7 +108,7 @@ def places(world: World, workers: int) -> list[Place]:
     """Return a place for each worker: threads of a CPU, or streams of the process's accelerator."""
     if world.device.type != "cuda":
         return [Place(torch.device("cpu"))] * workers
-    return [Place(world.device, torch.cuda.Stream(world.device)) for _ in range(workers)]
+    return [Place(world.device, torch.cuda.Stream(world.device)) for _ in range(workers)]  # type: ignore[no-untyped-call]
 
 
 def device_memory(world: World) -> int | None:

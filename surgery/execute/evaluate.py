@@ -92,7 +92,9 @@ class Evaluator:
         """Return what an op sees of elements start to stop."""
         models = [self.value(child, start, stop, held, dtype) for child in node.models]
         base = None if node.base is None else self.value(node.base, start, stop, held, dtype)
-        return EngineChunk(node.signature, models, base, start, self.arena, (node.seed, node.op.name, node.op.version))
+        return EngineChunk(
+            node.signature, models, base, start, self.arena, (node.seed, node.op.name, node.op.version)
+        )
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
@@ -107,7 +109,9 @@ class Evaluator:
             at += stop - start
         self.begin()
         base = joined.pop(0) if node.base is not None else None
-        return EngineChunk(node.signature, joined, base, 0, self.arena, (node.seed, node.op.name, node.op.version))
+        return EngineChunk(
+            node.signature, joined, base, 0, self.arena, (node.seed, node.op.name, node.op.version)
+        )
 
     def _apply(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         x = self.chunk(node, start, stop, held, dtype)
@@ -131,10 +135,14 @@ class Evaluator:
         x = EngineChunk(node.signature, models, base, first, self.arena, key)
         result = self.call(node, node.op.implementation, (x, node.params))
         if result.shape != models[0].shape:
-            raise wrong_result(node, f"returned shape {tuple(result.shape)} for rows {tuple(models[0].shape)}")
+            raise wrong_result(
+                node, f"returned shape {tuple(result.shape)} for rows {tuple(models[0].shape)}"
+            )
         return self.checked(node, flat, result.reshape(-1))[start - first : stop - first]
 
-    def call(self, node: Apply | GroupCall, function: Callable[..., torch.Tensor], args: tuple[Any, ...]) -> torch.Tensor:
+    def call(
+        self, node: Apply | GroupCall, function: Callable[..., torch.Tensor], args: tuple[Any, ...]
+    ) -> torch.Tensor:
         """Call an op, turning what it raises into an OpError with step, tensor and shapes."""
         try:
             with torch.no_grad():
@@ -145,7 +153,9 @@ class Evaluator:
             raise
         except Exception as error:
             raise op_failed(node, error) from error
-        if isinstance(node, Apply) and (not isinstance(result, torch.Tensor) or not result.is_floating_point()):
+        if isinstance(node, Apply) and (
+            not isinstance(result, torch.Tensor) or not result.is_floating_point()
+        ):
             kind = result.dtype if isinstance(result, torch.Tensor) else type(result).__name__
             raise wrong_result(node, f"returned {kind}, not a float tensor")
         return result
@@ -201,7 +211,9 @@ def _nonfinite(source: Source, value: torch.Tensor, start: int) -> CheckpointErr
 def op_failed(node: Apply | GroupCall, error: Exception) -> OpError:
     """Return the error that tells which op failed on which tensor."""
     what = f"{type(error).__name__}: {error}"
-    return OpError(f"step {node.step}: `{node.op.name}` failed on {_shapes(node)}: {what}; see its parameters")
+    return OpError(
+        f"step {node.step}: `{node.op.name}` failed on {_shapes(node)}: {what}; see its parameters"
+    )
 
 
 def wrong_result(node: Apply | GroupCall, what: str) -> OpError:

@@ -60,13 +60,22 @@ def gather_units(node: Apply, scan: Scan, found: Any, fold: Fold, held: Held, fi
     spans = [(start, min(start + GATHER_SPAN, numel)) for start in range(0, numel, GATHER_SPAN)] or [(0, 0)]
 
     def unit(index: int, start: int, stop: int) -> Unit:
-        return lambda work: fold.add(first + index, _gathered(work, node, op, found, held, dtype, start, stop))
+        return lambda work: fold.add(
+            first + index, _gathered(work, node, op, found, held, dtype, start, stop)
+        )
 
     return [unit(index, start, stop) for index, (start, stop) in enumerate(spans)]
 
 
 def _gathered(
-    work: Evaluator, node: Apply, op: Reduce, found: Any, held: Held, dtype: torch.dtype, start: int, stop: int
+    work: Evaluator,
+    node: Apply,
+    op: Reduce,
+    found: Any,
+    held: Held,
+    dtype: torch.dtype,
+    start: int,
+    stop: int,
 ) -> Any:
     """Fold what the blocks of one span contribute."""
     total: Any = None
@@ -168,7 +177,9 @@ class JobRun:
         models = [self._whole(work, child, dtype) for child in node.models]
         base = None if node.base is None else self._whole(work, node.base, dtype)
         work.begin()
-        return EngineChunk(node.signature, models, base, 0, work.arena, (node.seed, node.op.name, node.op.version))
+        return EngineChunk(
+            node.signature, models, base, 0, work.arena, (node.seed, node.op.name, node.op.version)
+        )
 
     def _tensor(self, work: Evaluator, node: Apply) -> None:
         x = self._call_chunk(work, node)
@@ -221,7 +232,9 @@ class JobRun:
         dtypes = {id(target): compute_dtype(target.tensor.node) for target, _ in writings}
 
         def unit(work: Evaluator) -> None:
-            streams = [writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings]
+            streams = [
+                writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings
+            ]
             for at in range(start, stop, self.job.chunk):
                 end = min(at + self.job.chunk, stop)
                 work.begin()

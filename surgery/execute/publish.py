@@ -35,7 +35,8 @@ def publish(plan: Plan, sink: Sink, *, force: bool) -> Written:
         _rename(sink.folder, output.folder, force=force)
     except OSError as error:
         raise ResourceError(
-            f"{output.folder}: cannot be published: {error.strerror}; what is computed stays in {sink.folder}, run again"
+            f"{output.folder}: cannot be published: {error.strerror}; "
+            f"what is computed stays in {sink.folder}, run again"
         ) from error
     shutil.rmtree(output.folder / WORK, ignore_errors=True)
     shards = len(sink.layout.shards)
@@ -79,11 +80,13 @@ def manifest(plan: Plan, sink: Sink, files: Mapping[str, str]) -> dict[str, Any]
         "seed": plan.recipe.seed,
         "models": {name: _source(plan, name) for name in sorted(plan.checkpoints)},
         "steps": {
-            name: {"op": step.op.name, "version": step.op.version} for name, step in sorted(plan.steps.items())
+            name: {"op": step.op.name, "version": step.op.version}
+            for name, step in sorted(plan.steps.items())
         },
         "files": dict(sorted(files.items())),
         "tensors": {
-            name: {"file": sink.layout.places[name].file, "xxh3": sink.done[name].xxh3} for name in sorted(sink.done)
+            name: {"file": sink.layout.places[name].file, "xxh3": sink.done[name].xxh3}
+            for name in sorted(sink.done)
         },
     }
 

@@ -119,7 +119,9 @@ class _Run:
             syncer.close()  # also after an error or Ctrl-C: what is finished is journaled
 
     def _room(self) -> int:
-        return max(self.schedule.budget - self.schedule.workers * max((j.working for j in self.mine), default=0), 0)
+        return max(
+            self.schedule.budget - self.schedule.workers * max((j.working for j in self.mine), default=0), 0
+        )
 
     def _committed(self, sink: Sink, entry: Entry) -> None:
         self.entries[self._index[id(sink)]][entry.name] = entry
@@ -144,7 +146,9 @@ def _sinks(plan: Plan, layouts: Sequence[ShardLayout]) -> list[Sink]:
     """Return a sink for each output; equal digests mean equal bytes, so that a later run knows what it may keep."""
     nodes = Digests()
     return [
-        Sink(output, layout, {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors})
+        Sink(
+            output, layout, {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors}
+        )
         for output, layout in zip(plan.outputs, layouts, strict=True)
     ]
 

@@ -19,7 +19,6 @@ from surgery.plan.destinations import partial_folder
 from surgery.plan.model import Output
 from surgery.tensors import TensorSpec
 
-
 # The run's own files, in a folder of the partial one: a rename that is cut short leaves nothing that looks wrong.
 WORK = ".surgery"
 
@@ -31,7 +30,9 @@ class Writing:
         self.sink = sink
         self.spec = spec
         self._digests = [b""] * -(-spec.nbytes // PIECE)
-        self._missing = max(len(self._digests), 1)  # a tensor without bytes is complete after its only stretch
+        self._missing = max(
+            len(self._digests), 1
+        )  # a tensor without bytes is complete after its only stretch
         self._lock = threading.Lock()
 
     def stretch(self, start: int) -> Stretch:
@@ -110,7 +111,9 @@ class Sink:
             self._work.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self._work / "lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
-            raise ResourceError(f"{self.folder}: cannot be made: {error.strerror}; write somewhere else") from error
+            raise ResourceError(
+                f"{self.folder}: cannot be made: {error.strerror}; write somewhere else"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -158,7 +161,9 @@ class Sink:
         if self.digests.get(entry.name) != entry.digest or entry.piece != PIECE:
             return False
         size = self.layout.places[entry.name].nbytes
-        return hash_stretch(lambda at, buffer: self.writer.read_back(entry.name, at, buffer), size) == entry.xxh3
+        return (
+            hash_stretch(lambda at, buffer: self.writer.read_back(entry.name, at, buffer), size) == entry.xxh3
+        )
 
     @staticmethod
     def _clear(folder: Path, keep: Container[str] = ()) -> None:

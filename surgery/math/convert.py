@@ -75,7 +75,8 @@ def encode(x: Tensor, tag: str, out: Tensor) -> OverflowCount | None:
     stored = out.view(torch_dtype(tag)).view(x.shape)
     # torch rounds float64 to float32 on its way to 16 bits, and that would be two roundings
     stored.copy_(_to_odd(x) if x.dtype == torch.float64 and tag in _INFINITY else x)
-    return _overflow(x, stored) if _has_infinity(stored, tag) else None
+    narrower = stored.element_size() < x.element_size()
+    return _overflow(x, stored) if narrower and _may_have_infinity(stored, tag) else None
 
 
 def _require_arithmetic(where: str, tag: str) -> None:
@@ -99,14 +100,14 @@ def _to_odd(x: Tensor) -> Tensor:
     return torch.where(inexact & even & ~x.isnan(), bits + towards, bits).view(torch.float32)
 
 
-def _has_infinity(stored: Tensor, tag: str) -> bool:
-    """Return whether an infinity or NaN may have been stored."""
-    if stored.numel() == 0 or tag == "F64":
+def _may_have_infinity(stored: Tensor, tag: str) -> bool:
+    """Return whether an infinity or NaN was stored."""
+    if stored.numel() == 0:
         return False
-    if tag not in _INFINITY or stored.device.type != "cpu":
+    if tag not in _INFINITY or not stored.is_cpu:
         return bool(torch.isinf(stored).any())
     bits = stored.view(torch.int16).numpy()
-    positive, negative = int(np.max(bits)), int(np.max(bits.view(np.uint16)))
+    positive, negative = int(bits.max()), int(bits.view(np.uint16).max())
     return positive >= _INFINITY[tag] or negative >= _INFINITY[tag] | 0x8000
 
 

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from surgery.math.scratch import scratch
 
-# Elements multiplied and summed at a time: two float64 buffers of them stay in a core's L2.
-_PIECE: Final = 1 << 15
+# Elements multiplied and summed at a time, so that the float64 copies stay in a core's L2. Part of the result: the
+# order of the sum follows from it.
+_PIECE: Final = 1 << 14
 
 
 def exact_sum(parts: Iterable[float]) -> float:
@@ -72,17 +73,19 @@ def _products(vectors: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> li
     if any(vector.shape != vectors[0].shape for vector in vectors):
         shapes = ", ".join(str(tuple(vector.shape)) for vector in vectors)
         raise ValueError(f"gram: blocks must have one shape, got {shapes}")
-    flat = [vector.reshape(-1) for vector in vectors]
-    if vectors and vectors[0].device.type != "cpu":
-        wide = [vector.double() for vector in flat]
+    if vectors and not vectors[0].is_cpu:
+        wide = [vector.double() for vector in vectors]
         return [float((wide[i] * wide[j]).sum()) for i, j in pairs]
+    last = len(vectors) - 1
     sums: list[list[float]] = [[] for _ in pairs]
     with np.errstate(over="ignore", invalid="ignore"):
-        for pieces in _wide_pieces([vector.numpy() for vector in flat]):
+        for pieces in _wide_pieces([vector.numpy().reshape(-1) for vector in vectors]):
             product = scratch("product", np.float64, pieces[0].size)
             for parts, (i, j) in zip(sums, pairs, strict=True):
-                np.multiply(pieces[i], pieces[j], out=product)
-                parts.append(float(np.add.reduce(product)))
+                # the pair with the last vector is the last that needs vector i
+                out = pieces[i] if j == last else product
+                np.multiply(pieces[i], pieces[j], out=out)
+                parts.append(float(np.add.reduce(out)))
     return [exact_sum(parts) for parts in sums]
 
 

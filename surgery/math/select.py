@@ -13,9 +13,9 @@ integer: start with a bracket [low, high) of patterns, count in one pass over th
     FULL -> the upper 15 bits -> the lower 16 bits -> Threshold                   two passes, without a sample
     a bracket that missed -> the known side of it -> one bin -> Threshold         three passes at worst
 
-A caller loops: while what is sought is a Bracket, count all blocks through it, add up, refine. The result never
-depends on how the stream is cut or on the order of its blocks, for only integers are added. NaN and Inf are
-above every number, so that they are found rather than lost.
+A caller loops: while what is sought is a Bracket, count all blocks through it, add up, refine. The result
+never depends on how the stream is cut or on the order of its blocks, for only integers are added. NaN and Inf
+are above every number, so that they are found rather than lost.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def kth_largest(x: Tensor, k: int) -> float:
     By partition of the patterns, 1 to 2 ns per element on the CPU.
     """
     _require_rank("kth_largest", x.numel(), k)
-    if x.device.type == "cpu":
+    if x.is_cpu:
         return value_of(largest(patterns_of(x), k))
     bits = device_patterns(x.reshape(-1))
     return value_of(int(torch.kthvalue(bits, x.numel() - k + 1).values))
@@ -130,11 +130,11 @@ def keep(x: Tensor, threshold: Threshold | float) -> Tensor:
     A threshold given as a float is rounded to float32.
     """
     bits = threshold.bits if isinstance(threshold, Threshold) else pattern_of(threshold)
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return device_patterns(x) >= bits
     magnitude: Patterns = scratch("bits", np.uint32, x.numel())
     drop_signs(x, magnitude)
-    return torch.from_numpy(np.greater_equal(magnitude, np.uint32(bits))).view(x.shape)
+    return torch.from_numpy((magnitude >= np.uint32(bits)).reshape(x.shape))
 
 
 def _require_rank(where: str, numel: int, k: int) -> None:
@@ -152,6 +152,6 @@ def _rank_error(bits: Patterns, wanted: float) -> float:
     runs = bits.size // SAMPLE_RUN
     if runs < 2:
         return binomial
-    threshold = largest(bits, min(max(round(wanted), 1), bits.size))
+    threshold = largest(bits.copy(), min(max(round(wanted), 1), bits.size))
     hits = np.count_nonzero(bits[: runs * SAMPLE_RUN].reshape(runs, SAMPLE_RUN) >= threshold, axis=1)
     return max(binomial, math.sqrt(float(np.var(hits)) * runs))

@@ -14,7 +14,9 @@ from surgery.recipe.resolve_ops import ResolvedStep
 from surgery.tensors import TensorSpec
 
 
-def expand_layout(step: ResolvedStep, models: Sequence[VirtualModel], problems: Problems) -> VirtualModel | None:
+def expand_layout(
+    step: ResolvedStep, models: Sequence[VirtualModel], problems: Problems
+) -> VirtualModel | None:
     """Return the virtual model that a layout op makes; None after noting what is wrong."""
     path = ("steps", step.name)
     try:

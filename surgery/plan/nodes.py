@@ -200,5 +200,3 @@ def _hash(*parts: object) -> bytes:
         hasher.update(len(data).to_bytes(8, "little"))
         hasher.update(data)
     return hasher.digest()
-
-

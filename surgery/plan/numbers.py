@@ -61,8 +61,12 @@ class Numbers:
     def findings(self) -> list[Finding]:
         """Return what went wrong over all tensors: selectors that matched nothing, tensors without a number."""
         found = [
-            Finding(f"selector `{selector}` matches no tensor; see the names with `surgery inspect`", self.where, self.path)
-            for selector in sorted(self.unused)
+            Finding(
+                f"selector `{s}` matches no tensor; see the names with `surgery inspect`",
+                self.where,
+                self.path,
+            )
+            for s in sorted(self.unused)
         ]
         if self.unmatched:
             first, more = self.unmatched[0], len(self.unmatched) - 1

@@ -40,7 +40,9 @@ class Problems:
                 what = self.findings[index].what
                 head, _, advice = what.partition("; ")
                 tail = f"; {advice}" if advice else ""
-                self.findings[index] = self._finding(path, f"{head} (and {count - 1} more such tensors){tail}")
+                self.findings[index] = self._finding(
+                    path, f"{head} (and {count - 1} more such tensors){tail}"
+                )
         self._repeats.clear()
         if self.findings:
             raise PlanError(self.findings)

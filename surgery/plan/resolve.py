@@ -19,13 +19,15 @@ from surgery.plan.problems import Problems
 from surgery.plan.steps import expand
 from surgery.plan.virtual import VirtualModel, from_checkpoint
 from surgery.plan.vocabulary import difference
-from surgery.recipe.model import Recipe
 from surgery.recipe.model import Output as RecipeOutput
+from surgery.recipe.model import Recipe
 from surgery.recipe.resolve_ops import ResolvedStep, resolve_steps
 from surgery.tensors import DTYPES, STORED_FLOATS
 
 
-def resolve(recipe: Recipe, host: Host, *, out: Path | None = None, force: bool = False, write: bool = True) -> Plan:
+def resolve(
+    recipe: Recipe, host: Host, *, out: Path | None = None, force: bool = False, write: bool = True
+) -> Plan:
     """Return the checked plan of a recipe, from headers alone.
 
     out    where the (only) output goes, instead of its `to:`
@@ -59,6 +61,7 @@ def _needed(recipe: Recipe, steps: Mapping[str, ResolvedStep]) -> list[str]:
     graph = step_graph(steps, recipe.models)
     wanted = {output.model for output in _outputs(recipe).values()}
     wanted |= {name for target in list(wanted) for name in nx.ancestors(graph, target)}
+    wanted |= {output.tokenizer for output in _outputs(recipe).values() if output.tokenizer}
     return [name for name in nx.lexicographical_topological_sort(graph) if name in wanted]
 
 
@@ -103,7 +106,9 @@ def _models(
     return models
 
 
-def _step(step: ResolvedStep, models: Mapping[str, VirtualModel], problems: Problems, seed: int) -> VirtualModel | None:
+def _step(
+    step: ResolvedStep, models: Mapping[str, VirtualModel], problems: Problems, seed: int
+) -> VirtualModel | None:
     inputs = [models[name] for name in step.models]
     if step.op.split_of(step.params) is Split.LAYOUT:
         return expand_layout(step, inputs, problems)
@@ -119,7 +124,9 @@ def _check_tokens(step: ResolvedStep, inputs: list[VirtualModel], problems: Prob
         if found and step.tokenizer == "accept":
             problems.warn(("steps", step.name), found)
         elif found:
-            problems.add(("steps", step.name), f"{found}; set `tokenizer: accept` in the step if that is meant")
+            problems.add(
+                ("steps", step.name), f"{found}; set `tokenizer: accept` in the step if that is meant"
+            )
 
 
 def _output(
@@ -145,7 +152,7 @@ def _output(
         problems.add(path, f"`{wanted.model}` holds no tensors; choose another model")
     if out is not None and recipe.outputs and len(recipe.outputs) > 1:
         problems.add(path, "--out names one folder, the recipe has several outputs; give each a `to:`")
-    donor = models[wanted.tokenizer].donor if wanted.tokenizer in models else model.donor
+    donor = models[wanted.tokenizer].donor if wanted.tokenizer else model.donor
     return Output(
         name=name,
         model=wanted.model,
@@ -162,7 +169,11 @@ def _folder(recipe: Recipe, wanted: RecipeOutput, out: Path | None) -> Path | No
         return out.absolute()
     if wanted.to is None:
         return None
-    return Path(wanted.to).expanduser() if Path(wanted.to).expanduser().is_absolute() else recipe.folder / wanted.to
+    return (
+        Path(wanted.to).expanduser()
+        if Path(wanted.to).expanduser().is_absolute()
+        else recipe.folder / wanted.to
+    )
 
 
 def _checked(plan: Plan, plugin: str) -> Plan:
@@ -170,7 +181,9 @@ def _checked(plan: Plan, plugin: str) -> Plan:
     for output in plan.outputs:
         names = [tensor.spec.name for tensor in output.tensors]
         if len(set(names)) < len(names):
-            raise PluginError(f"{plugin}: surgery_rewrite_plan repeats a tensor of {output.name}; mend the plugin")
+            raise PluginError(
+                f"{plugin}: surgery_rewrite_plan repeats a tensor of {output.name}; mend the plugin"
+            )
         for tensor in output.tensors:
             if tensor.spec.shape != tensor.node.spec.shape:
                 raise PluginError(

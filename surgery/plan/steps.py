@@ -102,7 +102,9 @@ class _Tensors:
         self.groups: dict[Hashable, GroupCall] = {}
         self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)))
         self.each = [
-            Numbers(params, where((*work.path, "models", model.name)), f"steps.{step.name}.models.{model.name}")
+            Numbers(
+                params, where((*work.path, "models", model.name)), f"steps.{step.name}.models.{model.name}"
+            )
             for params, model in zip(step.each, work.models, strict=False)
         ]
 
@@ -121,12 +123,16 @@ class _Tensors:
             matched = True
             self._decide(name, info, operands)
         if not matched:
-            work.problems.add((*work.path, "where"), "selects no tensor; see the names with `surgery inspect`")
+            work.problems.add(
+                (*work.path, "where"), "selects no tensor; see the names with `surgery inspect`"
+            )
         for numbers in [self.numbers, *self.each]:
             work.problems.findings.extend(numbers.findings())
         self._close_groups()
         if self.split is Split.MODEL and any(numbers.schedules for numbers in [self.numbers, *self.each]):
-            work.problems.add(work.path, "a ramp or a map of selectors has no meaning for a whole model; write numbers")
+            work.problems.add(
+                work.path, "a ramp or a map of selectors has no meaning for a whole model; write numbers"
+            )
 
     def _names(self) -> list[str]:
         """Return the tensors of all inputs: the base's in its order, then what others add."""
@@ -150,9 +156,13 @@ class _Tensors:
         if not lack:
             return have
         if work.step.missing == "skip" and (work.base is None or have[0].index == BASE):
-            return have if have[0].index != BASE or len(have) > 1 else self._copy(name, have[0])
+            if have[-1].index != BASE:
+                return have
+            self._copy(name, have[0])
+            return None
         if work.step.missing == "base":
-            return self._copy(name, have[0])
+            self._copy(name, have[0])
+            return None
         owners = ", ".join(f"`{operand.model.name}`" for operand in have)
         what = f"tensor {name} is missing in {', '.join(f'`{m}`' for m in lack)}, {owners} has it"
         advice = "set `missing: skip` to use the models that have it, or `missing: base` to copy it"
@@ -184,11 +194,13 @@ class _Tensors:
             if other.info.spec.shape != first.info.spec.shape:
                 a, b = first.info.spec, other.info.spec
                 role = first.info.role.kind
-                advice = "make the vocabularies equal first" if role in ("embed", "head") else "merge models of one size"
+                vocabulary = role in ("embed", "head")
+                advice = "make the vocabularies equal first" if vocabulary else "merge models of one size"
                 self.work.problems.add_tensor(
                     self.work.path,
                     f"shape {first.model.name} {other.model.name}",
-                    f"`{first.model.name}` and `{other.model.name}` differ at {name}: {a.shape} and {b.shape}; {advice}",
+                    f"`{first.model.name}` and `{other.model.name}` differ at {name}: "
+                    f"{a.shape} and {b.shape}; {advice}",
                     name,
                 )
                 return False
@@ -285,4 +297,6 @@ class _Tensors:
 
     def _close_groups(self) -> None:
         if self.split is Split.GROUP and not self.groups:
-            self.work.problems.add(self.work.path, "no tensor belongs to a group; check `where:` and the model type")
+            self.work.problems.add(
+                self.work.path, "no tensor belongs to a group; check `where:` and the model type"
+            )

@@ -35,8 +35,8 @@ def parse_recipe(
 ) -> Recipe:
     """Return the recipe that a text says. Raises RecipeError with all findings, in the order of the text.
 
-    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes back
-    has no positions, so that findings about it name the file only.
+    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes
+    back has no positions, so that findings about it name the file only.
     """
     document = read_yaml(text, file)
     if foreign and isinstance(document.data, dict) and "surgery" not in document.data:

@@ -134,8 +134,7 @@ class Step(BaseModel):
     model: str | None = None
     """The model or step that an op of one input works on."""
     models: Models | None = None
-    """The models or steps that an op works on: a list, or a mapping from each to its parameters, where a bare
-    number is the model's `weight`."""
+    """The models or steps that an op works on: a list, or a map to each one's parameters or `weight`."""
     where: Where | None = None
     """Which tensors the op works on; the others are copied from the base, or from the first model."""
     missing: Missing = "error"
@@ -167,8 +166,8 @@ class Output(Written):
     """The folder to write, relative to the recipe's; the command line's `--out` goes before it."""
     dtype: Literal["bfloat16", "float16", "float32", "float64"] | None = None
     """What floating-point tensors are stored as; by default as they are computed."""
-    shard_size: Size = parse_size("5GB")
-    """The most bytes that one file holds, `5GB` by default."""
+    shard_size: Size = Field(parse_size("5GB"), json_schema_extra={"default": "5GB"})
+    """The most bytes that one file holds."""
     tokenizer: str | None = None
     """The model whose tokenizer and other files are copied; by default the base's, or the first model's."""
 

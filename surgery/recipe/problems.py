@@ -55,7 +55,7 @@ class _Error:
     """One of pydantic's errors. `wanted` completes "must be ..."; a `branch` is one type of several tried."""
 
     path: KeyPath
-    wanted: str = ""
+    wanted: tuple[str, ...] = ()
     what: str = ""
     key: bool = False
     branch: bool = False
@@ -79,10 +79,16 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
     if kind == "extra_forbidden":
         return _Error(path, what=_unknown(path, model, others), key=True)
     if kind == "missing":
-        return _Error(path, what=f"missing key `{detail['loc'][-1]}`", key=True)
+        last = detail["loc"][-1]
+        what = (
+            f"missing key `{last}`"
+            if isinstance(last, str)
+            else f"too short a list: item [{last}] is missing"
+        )
+        return _Error(path, what=what, key=isinstance(last, str))
     if kind in _WANTED:
         wanted = _WANTED[kind].format_map(context).replace("'", "`")
-        return _Error(path, wanted, key=key, branch=branch)
+        return _Error(path, (wanted,), key=key, branch=branch)
     if kind == "value_error":
         return _Error(path, what=str(context["error"]), key=key)
     message = detail["msg"]
@@ -172,11 +178,12 @@ def _merged(errors: list[_Error]) -> Iterator[_Error]:
             continue
         same = (error.path, error.what)
         first = done.setdefault(same, error)
-        if error.wanted and error.wanted not in first.wanted.split(" or "):
-            done[same] = replace(first, wanted=f"{first.wanted} or {error.wanted}")
+        done[same] = replace(first, wanted=tuple(dict.fromkeys((*first.wanted, *error.wanted))))
     yield from done.values()
 
 
 def _problem(error: _Error, data: Any) -> Problem:
     got = error.path[-1] if error.key and error.path else _at(data, error.path)
-    return Problem(error.path, error.what or f"must be {error.wanted}, got {shown(got)}", error.key)
+    return Problem(
+        error.path, error.what or f"must be {' or '.join(error.wanted)}, got {shown(got)}", error.key
+    )

@@ -19,6 +19,7 @@ from surgery.errors import did_you_mean
 from surgery.recipe.document import MOST, KeyPath, Problem, dotted, shown
 
 LONGEST_PATH: Final = 4096
+_RING: Final = 10  # links of a circle of steps that a message shows
 _URI: Final = re.compile(r"[a-z][a-z0-9+]+:")
 
 
@@ -135,7 +136,9 @@ def _cycles(data: Mapping[str, Any]) -> Iterator[Problem]:
         first = min(cycle, key=order.__getitem__)
         start = cycle.index(first)
         ring = [*cycle[start:], *cycle[:start], first]
-        circle = ", ".join(f"`{a}` takes `{b}`" for a, b in itertools.pairwise(ring))
+        links = [f"`{a}` takes `{b}`" for a, b in itertools.pairwise(ring)]
+        more = f", ... ({len(links)} in all)" if len(links) > _RING else ""
+        circle = ", ".join(links[:_RING]) + more
         what = f"steps go round in a circle: {circle}; let one of them take something else"
         yield Problem(("steps", first), what, key=True)
         takes[first] = [name for name in takes[first] if name != ring[1]]
@@ -180,4 +183,4 @@ def _nested(places: Mapping[str, KeyPath]) -> Iterator[Problem]:
 
 
 def _place(to: str, folder: Path) -> str:
-    return to if _URI.match(to) else os.path.normpath(folder / to)
+    return to if _URI.match(to) else os.path.normpath(folder / Path(to).expanduser())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -22,9 +23,11 @@ _FEW: Final = 4  # repetitions that are counted as if they were written out
 def search_in(pattern: str) -> Callable[[str], bool]:
     """Return a test for texts in which the pattern is found. Raises ValueError saying why it is refused."""
     try:
-        search = re.compile(pattern).search
-        loops, _ = _measure(_parser.parse(pattern))
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what `re` warns about, `[[` for one, is a mistake here
+            search = re.compile(pattern).search
+            loops, _ = _measure(_parser.parse(pattern))
+    except (re.error, OverflowError, RecursionError, Warning) as error:
         raise ValueError(str(error)) from None
     if loops > MOST_LOOPS:
         raise ValueError(f"more than {MOST_LOOPS} parts of variable length take too long; write fewer")

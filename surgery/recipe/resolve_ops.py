@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from surgery.errors import PluginError, RecipeError, SurgeryError, did_you_mean
 from surgery.ops import NoParams, Op, Params
-from surgery.recipe.document import KeyPath, Problem, shown
+from surgery.recipe.document import MOST, KeyPath, Problem, shown
 from surgery.recipe.model import STEP_KEYS, Missing, Recipe, Step
 from surgery.recipe.problems import problems_of
 from surgery.recipe.select import Selection, compile_selector
@@ -42,10 +42,10 @@ class ResolvedStep:
 def resolve_steps(
     recipe: Recipe, ops: Mapping[str, Op] | Lookup, known: Known = ()
 ) -> dict[str, ResolvedStep]:
-    """Return the steps by name, in the order of the recipe. Raises RecipeError with all findings of all steps.
+    """Return the steps by name, in the recipe's order. Raises RecipeError with all findings of all steps.
 
-    `ops` maps names to ops, or is asked for each name: it returns None or raises LookupError if there is no such op,
-    and a SurgeryError becomes a finding. `known`, or what it returns, are the names to choose from then.
+    `ops` maps names to ops, or is asked for each name: if there is no such op it returns None or raises
+    LookupError, and a SurgeryError becomes a finding. `known`, or what it returns, are names to suggest then.
     """
     lookup: Lookup = ops if callable(ops) else ops.get
     names: Known = known or (() if callable(ops) else ops)
@@ -54,6 +54,8 @@ def resolve_steps(
         resolving = _Resolving(name, step)
         found = resolving.run(lookup, names)
         problems += resolving.problems
+        if len(problems) > MOST:
+            break
         if found:
             resolved[name] = found
     if problems:
@@ -82,7 +84,7 @@ class _Resolving:
         written = self.models(op)
         params = self.params(op)
         models = list(written) if op.ordered else sorted(written)
-        each = [self.each(op, model, written[model]) for model in models]
+        each = [self.each(op, *written[model]) for model in models]
         step = self.step
         where = [step.where] if isinstance(step.where, str) else step.where
         return ResolvedStep(
@@ -117,26 +119,23 @@ class _Resolving:
         if op.base == "none" and self.step.base is not None:
             self.refuse(f"`{op.name}` takes no base; remove `base`", "base", key=True)
 
-    def models(self, op: Op) -> dict[str, Any]:
-        """Return the models with their parameters as written, after checking how many there are."""
-        step = self.step
+    def models(self, op: Op) -> dict[str, tuple[KeyPath, Any]]:
+        """Return where each model's parameters are written, and they, after counting the models."""
+        step, count = self.step, _count(op)
         if step.model is not None and step.models is not None:
             self.refuse("both `model` and `models`; keep one", "models", key=True)
-            return {}
-        if step.model is not None:
-            if not op.takes_one:
-                what = f"`{op.name}` takes {_count(op)}; write `models: [{step.model}, ...]`"
-                self.refuse(what, "model", key=True)
-            return {step.model: None}
-        if step.models is None and op.models[0] > 0:
+        elif step.model is not None and not op.takes_one:
+            self.refuse(f"`{op.name}` takes {count}; write `models: [{step.model}, ...]`", "model", key=True)
+        elif step.model is None and step.models is None and op.models[0] > 0:
             key = "model" if op.takes_one else "models"
-            self.refuse(f"missing key `{key}`; `{op.name}` takes {_count(op)}", key=True)
-            return {}
-        written = step.models or {}
-        least, most = op.models
-        if len(written) < least or (most is not None and len(written) > most):
-            self.refuse(f"`{op.name}` takes {_count(op)}, got {len(written)}", "models", key=True)
-        return written if isinstance(written, dict) else dict.fromkeys(written)
+            self.refuse(f"missing key `{key}`; `{op.name}` takes {count}", key=True)
+        elif step.models is not None and not _enough(op, len(step.models)):
+            self.refuse(f"`{op.name}` takes {count}, got {len(step.models)}", "models", key=True)
+        if isinstance(step.models, dict):
+            return {name: ((*self.path, "models", name), each) for name, each in step.models.items()}
+        if step.models is not None:
+            return {name: ((*self.path, "models", i), None) for i, name in enumerate(step.models)}
+        return {step.model: ((*self.path, "model"), None)} if step.model is not None else {}
 
     def params(self, op: Op) -> Params:
         others = dict.fromkeys(STEP_KEYS, "")
@@ -149,37 +148,28 @@ class _Resolving:
             )
         return self.checked(op.params, self.step.params, self.path, others)
 
-    def each(self, op: Op, model: str, written: Any) -> Params:
+    def each(self, op: Op, path: KeyPath, written: Any) -> Params:
+        """Return one model's parameters; a bare number is its weight."""
         if op.each is None:
-            if written is not None and written != {}:
-                what = f"`{op.name}` has no parameters for each model, got {shown(written)}; write `models` as a list"
-                self.refuse(what, "models", model)
+            if written not in (None, {}):
+                what = f"`{op.name}` has no parameters for each model, got {shown(written)}; list the models"
+                self.problems.append(Problem(path, what))
             return NoParams()
-        path = self.each_path(model)
         if isinstance(written, int | float):
             if "weight" not in op.each.model_fields:
-                what = f"must be a mapping of parameters, got {shown(written)}; `{op.name}` has no `weight`"
-                self.refuse(what, "models", model)
+                what = f"must be a mapping, got {shown(written)}; `{op.name}` has no `weight` for each model"
+                self.problems.append(Problem(path, what))
                 return NoParams()
             written = {"weight": written}
-        others = {
-            key: f"`{key}` is set for the whole step; write it beside `op`" for key in _fields(op.params)
-        }
+        text = "`{}` is set for the whole step; write it beside `op`"
+        others = {key: text.format(key) for key in _fields(op.params)}
         return self.checked(op.each, written or {}, path, others)
 
-    def each_path(self, model: str) -> KeyPath:
-        """Return where a model's parameters are written, or its name if it has none."""
-        models = self.step.models
-        if isinstance(models, list):
-            return (*self.path, "models", models.index(model))
-        return (*self.path, "model") if models is None else (*self.path, "models", model)
-
-    def checked(
-        self, kind: type[Params], data: dict[str, Any], path: KeyPath, others: dict[str, str]
-    ) -> Params:
-        """Return parameters after pydantic's check and ours; what YAML calls text is never taken for a number."""
+    def checked(self, kind: type[Params], data: Any, path: KeyPath, others: Mapping[str, str]) -> Params:
+        """Return parameters after pydantic's check and ours."""
         try:
-            # As JSON, because strict means there what it means in YAML: a list is a tuple, text is an enum
+            # As JSON, because strict means there what it must mean for YAML: a list may become a tuple, and
+            # text a member of an enum, but text never a number
             params = kind.model_validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
             found = problems_of(error, data, kind, others)
@@ -195,6 +185,11 @@ class _Resolving:
 
 def _fields(model: type[Params] | None) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _enough(op: Op, count: int) -> bool:
+    least, most = op.models
+    return count >= least and (most is None or count <= most)
 
 
 def _count(op: Op) -> str:

@@ -174,10 +174,12 @@ def _range(inside: str, text: str) -> range:
 def nearest_names(text: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:
     """Return what a selector that matches nothing may have meant, nearest first.
 
-    `names` are the model's tensor names, and its roles where they are known. Numbers come back as `*`.
+    `names` are the model's tensor names, and its roles where they are known. Numbers come back as `*`, and the
+    first part of a name alone is one too.
     """
     text = text.strip().removeprefix("!").removeprefix("re:")
     if "[" in text and _PARTS.fullmatch(text):
         text = ".".join(word for word, _, _ in _PART.findall(text) if word != "layers")
-    known = sorted({_NUMBER.sub("*", name) for name in names})
+    whole = {_NUMBER.sub("*", name) for name in names}
+    known = sorted(whole | {name.partition(".")[0] for name in whole})
     return tuple(difflib.get_close_matches(_NUMBER.sub("*", text), known, n=limit, cutoff=0.5))

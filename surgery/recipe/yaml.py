@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import yaml
 
 from surgery.errors import Finding, RecipeError
-from surgery.recipe.document import Document, KeyPath, Position, clipped, dotted, shown
+from surgery.recipe.document import MOST, Document, KeyPath, Position, clipped, dotted, shown
 
 MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 32
@@ -49,7 +49,8 @@ def read_yaml(text: str | bytes, file: str = "<recipe>") -> Document:
     build = _Build(file)
     data = build.value(root, ()) if root is not None else None
     if build.found:
-        raise RecipeError([finding for _, finding in sorted(build.found, key=lambda found: found[0])])
+        in_order = sorted(build.found, key=lambda found: found[0])
+        raise RecipeError([finding for _, finding in in_order[:MOST]])
     return Document(file, text, data, build.positions, build.keys)
 
 

@@ -1,0 +1,98 @@
+"""What the ops of this family share: parameters of a model, weighted sums, sums of deltas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from surgery.ops import Chunk, Params, Signature
+from surgery.scalars import Scalar, Share
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Weights whose sum is closer to 0 than this cancel: dividing by it would blow up rounding errors.
+NEGLIGIBLE: Final = 1e-8
+
+
+class Weighted(Params):
+    """Parameters of a model whose delta is added."""
+
+    weight: Scalar = 1.0
+    """Factor of the model's delta; a negative one takes away what the model learned."""
+
+
+class Sparse(Params):
+    """Parameters of a model whose delta is thinned out before it is added."""
+
+    weight: Scalar = 1.0
+    """Factor of the model's delta; a negative one takes away what the model learned."""
+
+    density: Share
+    """Share of the delta's elements that are kept; 1 keeps all."""
+
+
+def weights_of(signature: Signature) -> list[float]:
+    """Return the weight of each model that has the tensor."""
+    return [entry.weight for entry in signature.each]  # type: ignore[attr-defined]
+
+
+def densities_of(signature: Signature) -> list[float]:
+    """Return the density of each model that has the tensor."""
+    return [entry.density for entry in signature.each]  # type: ignore[attr-defined]
+
+
+def sum_is_zero(signature: Signature, *, normalize: bool) -> str | None:
+    """Return what is wrong if weights are to be divided by their sum and that is 0."""
+    weights = weights_of(signature)
+    if not (normalize and weights) or abs(math.fsum(weights)) >= NEGLIGIBLE:
+        return None
+    listed = ", ".join(f"{weight:g}" for weight in weights)
+    return f"the weights {listed} sum to 0, which normalize divides by; change one or set normalize: false"
+
+
+def lacks_base(signature: Signature) -> str | None:
+    """Return what is wrong if the base does not have the tensor."""
+    return (
+        "the base lacks this tensor, a delta needs it; leave it out with `where:`"
+        if signature.base is None
+        else None
+    )
+
+
+def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> Tensor:
+    """Fill `out` with Σ w·x, first to last, and return it: one pass over the memory for each tensor but one."""
+    import torch
+
+    if len(tensors) > 1 and weights[0] == 1:
+        torch.add(tensors[0], tensors[1], alpha=weights[1], out=out)
+        rest = range(2, len(tensors))
+    else:
+        torch.mul(tensors[0], weights[0], out=out)
+        rest = range(1, len(tensors))
+    for i in rest:
+        out.add_(tensors[i], alpha=weights[i])
+    return out
+
+
+def add_deltas(x: Chunk, weights: Sequence[float], scale: float) -> Tensor:
+    """Return base + scale·Σ w·(model - base) in `x.out`; needs scratch buffer 0 for more than one model.
+
+    The deltas are summed before the base is added: each is exact or nearly so, while a sum of models rounds at
+    the size of the weights.
+    """
+    import torch
+
+    base, out = x.base, x.out
+    assert base is not None
+    torch.sub(x.models[0], base, out=out)
+    if len(weights) == 1:
+        return torch.add(base, out, alpha=weights[0] * scale, out=out)
+    if weights[0] != 1:
+        out.mul_(weights[0])
+    delta = x.scratch(0)
+    for model, weight in zip(x.models[1:], weights[1:], strict=True):
+        torch.sub(model, base, out=delta)
+        out.add_(delta, alpha=weight)
+    return torch.add(base, out, alpha=scale, out=out)

@@ -1,0 +1,124 @@
+"""Dropping elements of deltas at random and scaling up the rest, as DARE does."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from surgery.ops import BASE, Chunk, Params, Reduce, Scan, Signature, Split
+from surgery.scalars import Scalar
+from surgery_merge._common import NEGLIGIBLE, densities_of, weights_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Dare(Params):
+    """Parameters that merge.dare_linear and merge.dare_ties have in common."""
+
+    lambda_: Scalar = Field(default=1.0, alias="lambda")
+    """Factor of the merged delta."""
+
+    normalize: bool = False
+    """Divide by the sum of the weights (of those that agree, in dare_ties)."""
+
+    rescale: Literal["inverse", "l1", "none"] = "inverse"
+    """What survivors are multiplied with: 1/density (the paper; unbiased), or what restores Σ|τ| (mergekit)."""
+
+
+class Drop(Reduce):
+    """Gathers, for `rescale: l1` only, how much of Σ|τ| every model's survivors keep."""
+
+    def __call__(self, x: Chunk, p: Dare) -> Tensor:
+        """Return the result on a range where nothing is gathered."""
+        return self.apply(x, p, None)
+
+    def scan(self, signature: Signature, p: Dare, found: Any, done: int) -> Scan | None:
+        """Read everything once if some model's survivors are rescaled by what they keep."""
+        thinned = any(0 < density < 1 for density in densities_of(signature))
+        return Scan.ALL if p.rescale == "l1" and thinned and found is None else None
+
+    def gather(self, x: Chunk, p: Dare, found: None) -> list[tuple[list[float], list[float]]]:
+        """Return each model's Σ|τ| over a block, before and after dropping."""
+        return [_mass(x, index, density) for index, density in enumerate(densities_of(x.signature))]
+
+    def fold(
+        self, total: list[tuple[list[float], list[float]]], part: list[tuple[list[float], list[float]]]
+    ) -> list[tuple[list[float], list[float]]]:
+        """Collect the blocks' sums."""
+        for (before, after), (more_before, more_after) in zip(total, part, strict=True):
+            before += more_before
+            after += more_after
+        return total
+
+    def solve(
+        self, signature: Signature, p: Dare, total: list[tuple[list[float], list[float]]], found: None
+    ) -> list[float]:
+        """Return what each model's survivors are multiplied with."""
+        from surgery.math.reduce import exact_sum
+
+        sums = [(exact_sum(before), exact_sum(after)) for before, after in total]
+        # mergekit leaves alone what is this small
+        return [b / a if min(a, b) >= 1e-7 else 1.0 for b, a in sums]
+
+    @abstractmethod
+    def apply(self, x: Chunk, p: Any, found: list[float] | None) -> Tensor:
+        """Return the merged range."""
+
+
+def split_of(p: Dare) -> Split:
+    """Return REDUCE where sums over the tensor are needed."""
+    return Split.REDUCE if p.rescale == "l1" else Split.ELEMENT
+
+
+def factors(x: Chunk, p: Dare, found: list[float] | None) -> list[float]:
+    """Return what each model's survivors are multiplied with."""
+    if found is not None:
+        return found
+    inverse = p.rescale == "inverse"
+    return [1 / density if inverse and density > 0 else 1.0 for density in densities_of(x.signature)]
+
+
+def survives(x: Chunk, index: int, density: float, out: Tensor) -> Tensor:
+    """Fill `out` with 1 where model `index` keeps its element and 0 elsewhere: u < density for a uniform u.
+
+    Stream `index` counts the models that have the tensor, in sorted order: another model in the step may
+    change which elements a model keeps, never how many are expected.
+    """
+    import torch
+
+    return torch.lt(x.uniform(index), density, out=out)
+
+
+def same(signature: Signature, p: Dare, *, mean: bool) -> int | None:
+    """Return the base when nothing is added, or the only model when it is added whole.
+
+    `mean`: the divisor of `normalize` is the weight of the models that agree.
+    """
+    weights = weights_of(signature)
+    pairs = list(zip(weights, densities_of(signature), strict=True))
+    adding = [index for index, (weight, density) in enumerate(pairs) if weight != 0 and density > 0]
+    if p.lambda_ == 0 or not adding:
+        return BASE
+    if len(adding) > 1 or pairs[adding[0]][1] < 1:
+        return None
+    weight = weights[adding[0]]
+    divisor = (weight if mean else sum(weights)) if p.normalize else 1.0
+    whole = abs(divisor) >= NEGLIGIBLE and p.lambda_ * weight / divisor == 1
+    return adding[0] if whole else None
+
+
+def _mass(x: Chunk, index: int, density: float) -> tuple[list[float], list[float]]:
+    import torch
+
+    from surgery.math.reduce import dot
+
+    if not 0 < density < 1:
+        return [1.0], [1.0]
+    assert x.base is not None
+    delta, mask = x.scratch(0), x.scratch(1)
+    torch.sub(x.models[index], x.base, out=delta).abs_()
+    before = dot(delta, mask.fill_(1))
+    return [before], [dot(delta, survives(x, index, density, mask))]

@@ -1,0 +1,74 @@
+"""merge.dare_ties: drop elements of the deltas at random, scale up the rest, elect signs as TIES does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from surgery.ops import Chunk, Split, op
+from surgery_merge._common import Sparse, densities_of, lacks_base, weights_of
+from surgery_merge._drop import Dare, Drop, factors, same, split_of, survives
+from surgery_merge._election import BUFFERS, Elect, Voter, elected
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DareTies(Dare):
+    """Parameters of merge.dare_ties."""
+
+    elect: Elect = "mass"
+    """How signs are elected: by the sum of the deltas, or by the number of models."""
+
+
+@op(
+    "merge.dare_ties",
+    split=split_of,
+    splits=(Split.ELEMENT, Split.REDUCE),
+    params=DareTies,
+    each=Sparse,
+    base="required",
+    simplify=lambda signature, p: same(signature, p, mean=True),
+    check=lambda signature, p: lacks_base(signature),
+    buffers=BUFFERS,
+    cite=(
+        "Yu et al. 2024, Language Models are Super Mario, arXiv:2311.03099; "
+        "Yadav et al. 2023, TIES-Merging, arXiv:2306.01708"
+    ),
+)
+class DareTiesOp(Drop):
+    """Drop and rescale, then merge what has the elected sign: TIES with random instead of magnitude trimming.
+
+    Each delta keeps an element with probability `density` and divides it by that; the sign of Σ w·τ̂ is elected
+    for each element, and Σ w·τ̂ over the models that agree is added to the base. `normalize` divides by their
+    Σ w.
+    """
+
+    def apply(self, x: Chunk, p: DareTies, found: list[float] | None) -> Tensor:
+        """Return the merged range."""
+        rows = zip(weights_of(x.signature), densities_of(x.signature), factors(x, p, found), strict=True)
+        voters = [
+            Voter(
+                write=partial(_write, x, index, _dropped(x, index, density)),
+                ballot=weight * factor,
+                gain=weight * factor,
+                share=weight,
+            )
+            for index, (weight, density, factor) in enumerate(rows)
+            if density > 0
+        ]
+        return elected(x, voters, elect=p.elect, normalize=p.normalize, scale=p.lambda_)
+
+
+def _dropped(x: Chunk, index: int, density: float) -> Tensor | None:
+    """Return where model `index` loses its element; kept as bits, because drawing costs more than anything else."""
+    return None if density >= 1 else survives(x, index, density, x.scratch(1)) == 0
+
+
+def _write(x: Chunk, index: int, dropped: Tensor | None, out: Tensor) -> None:
+    import torch
+
+    assert x.base is not None
+    torch.sub(x.models[index], x.base, out=out)
+    if dropped is not None:
+        out.masked_fill_(dropped, 0)

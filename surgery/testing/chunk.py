@@ -1,0 +1,109 @@
+"""What an op sees, kept in memory: the plainest `Chunk` that fulfils the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from surgery.errors import PluginError
+from surgery.math.random import stream_key, uniform
+from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Op, Signature
+
+
+@dataclass(slots=True)
+class MemoryChunk:
+    """A range of every input. Buffers hold NaN until the op writes to them: reading one first shows."""
+
+    signature: Signature
+    models: Sequence[Tensor]
+    base: Tensor | None
+    start: int
+    op: Op
+    seed: int = 0
+    sampled: bool = False
+    _buffers: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def like(self) -> Tensor:
+        """Return an input, for its shape, dtype and device."""
+        return self.models[0] if self.base is None else self.base
+
+    @property
+    def out(self) -> Tensor:
+        """A buffer of the chunk's shape and compute dtype."""
+        return self._buffer(-1)
+
+    def scratch(self, index: int) -> Tensor:
+        """Return scratch buffer `index`; PluginError if the op declared fewer."""
+        if not 0 <= index < self.op.buffers:
+            raise PluginError(
+                f"op `{self.op.name}`: asks for scratch buffer {index}, declares buffers={self.op.buffers}; "
+                "declare as many as it uses"
+            )
+        return self._buffer(index)
+
+    def uniform(self, stream: int = 0) -> Tensor:
+        """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
+        if self.sampled:
+            raise PluginError(
+                f"op `{self.op.name}`: draws in a sampling pass, whose elements have no index; scan ALL"
+            )
+        key = stream_key(self.seed, self.op.name, self.signature.name, stream)
+        return uniform(key, self.start, torch.empty_like(self.like))
+
+    def _buffer(self, index: int) -> Tensor:
+        if index not in self._buffers:
+            self._buffers[index] = torch.full_like(self.like, float("nan"))
+        return self._buffers[index]
+
+
+def whole_shape(chunk: MemoryChunk) -> torch.Size:
+    """Return the shape that the op sees."""
+    return chunk.like.shape
+
+
+def reshaped(chunk: MemoryChunk, shape: tuple[int, ...]) -> MemoryChunk:
+    """Return a view of the whole tensor in another shape; of an empty one flat, for it has no rows."""
+    shape = shape if chunk.like.numel() else (-1,)
+    return _with(
+        chunk, [model.reshape(shape) for model in chunk.models], _of(chunk.base, lambda x: x.reshape(shape))
+    )
+
+
+def cut(chunk: MemoryChunk, start: int, stop: int) -> MemoryChunk:
+    """Return the elements or rows from `start` to `stop`, with buffers of their own."""
+    part = _with(
+        chunk, [model[start:stop] for model in chunk.models], _of(chunk.base, lambda x: x[start:stop])
+    )
+    part.start = chunk.start + start * (chunk.like[0].numel() if chunk.like.numel() else 1)
+    return part
+
+
+def sample(chunk: MemoryChunk) -> MemoryChunk:
+    """Return what a sampling pass sees of a flat whole tensor: runs of neighbours, spread evenly over it."""
+    numel = chunk.like.numel()
+    if numel <= SAMPLE_RUNS * SAMPLE_RUN:
+        starts, length = [0], numel
+    else:
+        starts, length = (
+            [i * (numel - SAMPLE_RUN) // (SAMPLE_RUNS - 1) for i in range(SAMPLE_RUNS)],
+            SAMPLE_RUN,
+        )
+
+    def taken(x: Tensor) -> Tensor:
+        return torch.cat([x[start : start + length] for start in starts])
+
+    part = _with(chunk, [taken(model) for model in chunk.models], _of(chunk.base, taken))
+    part.sampled = True
+    return part
+
+
+def _of(tensor: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if tensor is None else change(tensor)
+
+
+def _with(chunk: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> MemoryChunk:
+    return MemoryChunk(chunk.signature, models, base, chunk.start, chunk.op, chunk.seed)

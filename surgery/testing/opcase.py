@@ -1,0 +1,168 @@
+"""Holds an op to the laws of the contract on one set of inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from surgery.errors import PluginError
+from surgery.math.convert import torch_dtype
+from surgery.ops import BASE, Op, Params, Split
+from surgery.testing.runner import concrete, run_op, signature_of
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Parameters that mean "nothing": the result is then the bytes of an input (BASE, or a model's index)."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    each: Sequence[Mapping[str, Any]] | None = None
+    gives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpCase:
+    """An op with inputs; `check()` raises AssertionError naming the law that the op breaks.
+
+    expected          the result, compared within `tolerance` (absolute) in float64
+    identity          parameters that make the op return an input's bytes
+    scale_equivariant multiplying every input by 4 multiplies the result by 4, to the last bit
+    permutable        permuting every input along its first dimension permutes the result, within `tolerance`
+    chunks            sizes that the op's work is cut into: elements, or rows for a ROW op
+    """
+
+    op: Op
+    params: Mapping[str, Any] = field(default_factory=dict)
+    models: Sequence[Any] = ()
+    base: Any = None
+    each: Sequence[Mapping[str, Any]] | None = None
+    expected: Any = None
+    identity: Sequence[Identity] = ()
+    scale_equivariant: bool = False
+    permutable: bool = False
+    tolerance: float = 1e-6
+    chunks: Sequence[int] = (1, 3, 1000)
+    seed: int = 0
+
+    def check(self) -> None:
+        """Run every law that applies."""
+        whole = self._run()
+        self._check_spec(whole)
+        self._check_expected(whole)
+        self._require("the same bytes twice", same_bytes(whole, self._run()), f"{whole} and {self._run()}")
+        self._check_chunks(whole)
+        self._check_identity()
+        self._check_scale(whole)
+        self._check_permutation(whole)
+        self._check_parameters()
+        self._check_accelerator(whole)
+
+    def _run(self, **changes: Any) -> Tensor:
+        settings = {"models": self._models(), "base": self._base(), "seed": self.seed} | changes
+        params, each = settings.pop("params", self.params), settings.pop("each", self.each)
+        try:
+            return run_op(self.op, params, each=each, **settings)
+        except PluginError as error:
+            raise AssertionError(str(error)) from error
+
+    def _models(self) -> list[Tensor]:
+        return [torch.as_tensor(model) for model in self.models]
+
+    def _base(self) -> Tensor | None:
+        return None if self.base is None else torch.as_tensor(self.base)
+
+    def _require(self, law: str, holds: bool, found: str) -> None:
+        if not holds:
+            raise AssertionError(f"{self.op.name}: {law}: got {found}")
+
+    def _check_spec(self, whole: Tensor) -> None:
+        models = self._models()
+        each = self.each or [{}] * len(models)
+        signature = signature_of(self.op, models, self._base(), each)
+        wanted = self.op.output(signature, concrete(self.op.params, self.params))
+        same = tuple(whole.shape) == wanted.shape and whole.dtype == torch_dtype(wanted.dtype)
+        self._require(
+            f"shape and dtype as inferred, {wanted.shape} {wanted.dtype}",
+            same,
+            f"{tuple(whole.shape)} {whole.dtype}",
+        )
+
+    def _check_expected(self, whole: Tensor) -> None:
+        if self.expected is not None:
+            wanted = torch.as_tensor(self.expected, dtype=torch.float64)
+            self._require(
+                f"the expected numbers {wanted.tolist()}", self._close(whole, wanted), f"{whole.tolist()}"
+            )
+
+    def _check_chunks(self, whole: Tensor) -> None:
+        if self.op.split_of(concrete(self.op.params, self.params)) in (Split.TENSOR, Split.GROUP):
+            return
+        for size in self.chunks:
+            cut = self._run(chunk=size)
+            self._require(f"cut into {size} = whole", same_bytes(cut, whole), f"{cut} and {whole}")
+
+    def _check_identity(self) -> None:
+        for identity in self.identity:
+            each = self.each if identity.each is None else identity.each
+            result = self._run(params={**self.params, **identity.params}, each=each)
+            source = self._base() if identity.gives == BASE else self._models()[identity.gives]
+            assert source is not None
+            named = "base" if identity.gives == BASE else f"model {identity.gives}"
+            same = same_bytes(result, source.to(result.dtype))
+            self._require(f"identity gives the bytes of the {named}", same, f"{result} for {source}")
+
+    def _check_scale(self, whole: Tensor) -> None:
+        if self.scale_equivariant:
+            base = self._base()
+            models = [model * 4 for model in self._models()]
+            scaled = self._run(models=models, base=None if base is None else base * 4)
+            self._require("scale equivariance", same_bytes(scaled, whole * 4), f"{scaled} and 4 * {whole}")
+
+    def _check_permutation(self, whole: Tensor) -> None:
+        if self.permutable and whole.dim():
+            order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+            base = self._base()
+            permuted = self._run(
+                models=[model[order] for model in self._models()], base=None if base is None else base[order]
+            )
+            same = self._close(permuted, whole[order].double())
+            self._require("permuting the inputs permutes the result", same, f"{permuted} and {whole[order]}")
+
+    def _check_parameters(self) -> None:
+        given = [self.op.params.model_validate(self.params)]
+        if self.op.each:
+            given += [self.op.each.model_validate(entry) for entry in self.each or ()]
+        for params in given:
+            plain = params.model_dump(mode="json", by_alias=True)
+            for law, again in (
+                ("parameters survive JSON", json.loads(json.dumps(plain))),
+                ("parameters survive YAML", yaml.safe_load(yaml.safe_dump(plain))),
+            ):
+                back: Params = type(params).model_validate(again)
+                self._require(law, back == params, f"{back!r} for {params!r}")
+
+    def _check_accelerator(self, whole: Tensor) -> None:
+        if torch.cuda.is_available():
+            there = self._run(device="cuda")
+            self._require("accelerator = CPU", self._close(there, whole.double()), f"{there} and {whole}")
+
+    def _close(self, result: Tensor, wanted: Tensor) -> bool:
+        if result.shape != wanted.shape:
+            return False
+        return bool(
+            torch.allclose(result.double(), wanted, rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
+        )
+
+
+def same_bytes(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same dtype, shape and bits: -0 is not 0, a NaN equals itself."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    left, right = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+    return torch.equal(left, right)

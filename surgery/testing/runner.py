@@ -1,0 +1,266 @@
+"""Runs one op on tensors in memory, the plainest way that fulfils the contract; uses no code of the engine.
+
+Tests compare ops with their papers through it, and the engine with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from surgery.errors import OpError, PluginError
+from surgery.math.convert import encode, torch_dtype
+from surgery.ops import BASE, BLOCK, Architecture, Group, Op, Params, Reduce, Scan, Signature, Split
+from surgery.scalars import BySelector, Ramp, resolve
+from surgery.tensors import Role, TensorInfo, TensorSpec, tag_of
+from surgery.testing.chunk import MemoryChunk, cut, reshaped, sample, whole_shape
+
+Models = Sequence[Tensor] | Mapping[str, Tensor]
+Each = Sequence[Any] | Mapping[str, Any]
+
+
+def run_op(
+    op: Op,
+    params: Any = None,
+    models: Models = (),
+    base: Tensor | None = None,
+    each: Each | None = None,
+    *,
+    name: str = "w",
+    seed: int = 0,
+    chunk: int | None = None,
+    depth: float = 0.0,
+    device: str = "cpu",
+) -> Tensor:
+    """Return what `op` makes of one tensor of some models, in the dtype that it infers.
+
+    `models` is a list, or a mapping from model names (then an op that is not `ordered` gets them sorted by
+    name); `params` and the entries of `each` are instances of the op's parameters or mappings of them. `chunk`
+    is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of BLOCK
+    elements whatever it is. Ramps are taken at `depth`. Raises OpError where the op's `check` finds a fault,
+    PluginError where the op changes an input.
+    """
+    tensors, own = _in_order(op, models, each)
+    given = concrete(op.params, params, depth)
+    signature = signature_of(op, tensors, base, own, name=name, depth=depth)
+    wrong = op.check(signature, given) if op.check else None
+    if wrong:
+        raise OpError(f"{name}: {wrong}")
+    dtype = op.output(signature, given).dtype
+    copied = _copied(op, signature, given, tensors, base)
+    if copied is not None:
+        return copied.clone().to(torch_dtype(dtype))
+    whole = _chunk(op, signature, tensors, base, seed, device)
+    result = _rounded(_run(op, given, whole, chunk), dtype)
+    _require_untouched(whole, tensors, base)
+    return result
+
+
+def run_model_op(
+    op: Op,
+    params: Any,
+    models: Mapping[str, Mapping[str, Tensor]],
+    base: Mapping[str, Tensor] | None = None,
+    each: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Return what a MODEL op makes of whole models (name -> tensors); all have the same tensors.
+
+    The op gathers over the blocks of all tensors, in the order of the first model's; `signature.numel` is the
+    elements of the model. `scan` and `solve` see the signature of the first tensor. Every tensor is applied
+    to, whatever `simplify` says.
+    """
+    order = list(models) if op.ordered else sorted(models)
+    given = concrete(op.params, params)
+    own = [(each or {}).get(model) for model in order]
+    first = models[order[0]]
+    numel = sum(tensor.numel() for tensor in first.values())
+    wholes = []
+    for name in first:
+        tensors = [models[model][name] for model in order]
+        below = base[name] if base is not None else None
+        signature = signature_of(op, tensors, below, own, name=name, numel=numel)
+        wholes.append(_chunk(op, signature, tensors, below, seed))
+    flat = [reshaped(whole, (-1,)) for whole in wholes]
+    found = _gather(op, given, flat)
+    results = {}
+    for whole, part in zip(wholes, flat, strict=True):
+        values = _apply(op, part, given, found).reshape(whole_shape(whole))
+        results[whole.signature.name] = _rounded(values, op.output(whole.signature, given).dtype)
+    return results
+
+
+def run_group_op(
+    op: Op, params: Any, tensors: Mapping[str, Tensor], architecture: Architecture, *, seed: int = 0
+) -> dict[str, Tensor]:
+    """Return what a GROUP op makes of the tensors of one model; those that belong to no group as they are."""
+    implementation: Group = op.implementation
+    given = concrete(op.params, params)
+    groups: dict[Any, dict[str, MemoryChunk]] = {}
+    results = dict(tensors)
+    for name, tensor in tensors.items():
+        info = TensorInfo(_spec(name, tensor), architecture.role_of(name))
+        key = implementation.key(info, given)
+        if key is not None:
+            signature = Signature(name, (info.spec,), None, (), info.role, tensor.numel())
+            groups.setdefault(key, {})[name] = _chunk(op, signature, [tensor], None, seed)
+    for members in groups.values():
+        for name, values in implementation.apply(members, given).items():
+            results[name] = _rounded(values, op.output(members[name].signature, given).dtype)
+    return results
+
+
+def concrete(kind: type[Params] | None, given: Any, depth: float = 0.0) -> Any:
+    """Return parameters with a number where a ramp or a map stands: at `depth`, and the map's default."""
+    kind = kind or Params
+    params = given if isinstance(given, kind) else kind.model_validate(given or {})
+    numbers = {}
+    for field in kind.model_fields:
+        value = getattr(params, field)
+        if isinstance(value, Ramp | BySelector):
+            numbers[field] = resolve(value, depth, lambda selector: False)
+    return params.model_copy(update=numbers) if numbers else params
+
+
+def signature_of(
+    op: Op,
+    models: Sequence[Tensor],
+    base: Tensor | None,
+    each: Sequence[Any],
+    *,
+    name: str = "w",
+    depth: float = 0.0,
+    numel: int | None = None,
+) -> Signature:
+    """Return what is known of a call on these tensors before a value is read."""
+    first = models[0] if base is None else base
+    return Signature(
+        name=name,
+        models=tuple(_spec(name, tensor) for tensor in models),
+        base=None if base is None else _spec(name, base),
+        each=tuple(concrete(op.each, entry, depth) for entry in each) if op.each else (),
+        role=Role(),
+        numel=first.numel() if numel is None else numel,
+    )
+
+
+def _in_order(op: Op, models: Models, each: Each | None) -> tuple[list[Tensor], list[Any]]:
+    if isinstance(models, Mapping):
+        names = list(models) if op.ordered else sorted(models)
+        by_name = each if isinstance(each, Mapping) else {}
+        return [models[name] for name in names], [by_name.get(name) for name in names]
+    return list(models), list(each) if each is not None else [None] * len(models)
+
+
+def _spec(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tuple(tensor.shape), tag_of(str(tensor.dtype)))
+
+
+def _copied(
+    op: Op, signature: Signature, params: Any, models: Sequence[Tensor], base: Tensor | None
+) -> Tensor | None:
+    """Return the input whose bytes are the result, if the op says so or leaves vectors alone."""
+    first = models[0] if base is None else base
+    if op.vectors == "skip" and first.dim() < 2:
+        return first
+    index = op.simplify(signature, params) if op.simplify else None
+    if index is None:
+        return None
+    if index != BASE:
+        return models[index]
+    if base is None:
+        raise PluginError(f"op `{op.name}`: simplifies to a base that is not there; mend its `simplify`")
+    return base
+
+
+def _chunk(
+    op: Op,
+    signature: Signature,
+    models: Sequence[Tensor],
+    base: Tensor | None,
+    seed: int,
+    device: str = "cpu",
+) -> MemoryChunk:
+    """Return the whole tensor as the op sees it: a copy in the compute dtype."""
+    given = [*models, *([] if base is None else [base])]
+    wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in given) else torch.float32
+    copies = [model.to(device, wide, copy=True) for model in models]
+    below = None if base is None else base.to(device, wide, copy=True)
+    return MemoryChunk(signature, copies, below, 0, op, seed)
+
+
+def _require_untouched(whole: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> None:
+    given = [*models, *([] if base is None else [base])]
+    kept = [*whole.models, *([] if whole.base is None else [whole.base])]
+    for before, after in zip(given, kept, strict=True):
+        if not torch.equal(before.to(after).nan_to_num(nan=0.5), after.nan_to_num(nan=0.5)):
+            raise PluginError(
+                f"op `{whole.op.name}`: inputs untouched: it changed one; write to `x.out` or `x.scratch`"
+            )
+
+
+def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None) -> Tensor:
+    shape = whole_shape(whole)
+    match op.split_of(params):
+        case Split.ELEMENT:
+            parts = [_apply(op, part, params, None) for part in _cuts(reshaped(whole, (-1,)), chunk)]
+        case Split.ROW:
+            rows = reshaped(whole, (shape[0] if shape else 1, -1))
+            parts = [_apply(op, part, params, None) for part in _cuts(rows, chunk)]
+        case Split.REDUCE:
+            flat = reshaped(whole, (-1,))
+            found = _gather(op, params, [flat])
+            parts = [_apply(op, part, params, found) for part in _cuts(flat, chunk)]
+        case Split.TENSOR:
+            parts = [_apply(op, whole, params, None)]
+        case split:
+            raise PluginError(
+                f"op `{op.name}`: is a {split.value} op; run it with another function of this module"
+            )
+    return torch.cat(parts).reshape(shape) if len(parts) > 1 else parts[0].reshape(shape)
+
+
+def _apply(op: Op, part: MemoryChunk, params: Any, found: Any) -> Tensor:
+    """Call a function, or the `apply` of an op that may gather; the op may return an input or a buffer."""
+    implementation = op.implementation
+    if isinstance(implementation, Reduce):
+        return implementation.apply(part, params, found).clone()
+    values: Tensor = implementation(part, params)
+    return values.clone()
+
+
+def _gather(op: Op, params: Any, wholes: Sequence[MemoryChunk]) -> Any:
+    """Run the gather passes of a REDUCE or MODEL op over flat whole tensors; return what `apply` needs."""
+    implementation: Reduce = op.implementation
+    signature, found, done = wholes[0].signature, None, 0
+    while (scan := implementation.scan(signature, params, found, done)) is not None:
+        if scan is Scan.SAMPLE:
+            blocks: Iterable[MemoryChunk] = (sample(whole) for whole in wholes)
+        else:
+            blocks = (block for whole in wholes for block in _cuts(whole, BLOCK))
+        total: Any = None
+        for index, block in enumerate(blocks):
+            part = implementation.gather(block, params, found)
+            total = part if index == 0 else implementation.fold(total, part)
+        found = implementation.solve(signature, params, total, found)
+        done += 1
+    return found
+
+
+def _cuts(whole: MemoryChunk, size: int | None) -> list[MemoryChunk]:
+    """Return the chunk in parts of `size` elements or rows; one empty part of an empty tensor."""
+    length = whole_shape(whole)[0]
+    step = size or max(length, 1)
+    return [cut(whole, start, min(start + step, length)) for start in range(0, max(length, 1), step)]
+
+
+def _rounded(values: Tensor, dtype: str) -> Tensor:
+    """Round once, as the engine does when it writes; what overflows becomes infinite."""
+    nbytes = values.numel() * torch_dtype(dtype).itemsize
+    stored = torch.empty(nbytes, dtype=torch.uint8, device=values.device)
+    encode(values.contiguous(), dtype, stored)
+    return stored.view(torch_dtype(dtype)).reshape(values.shape).cpu()
