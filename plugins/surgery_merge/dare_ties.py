@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, Split, op
 from surgery_merge._common import Sparse, densities_of, lacks_base, weights_of
-from surgery_merge._drop import Dare, Drop, factors, same, split_of, survives
+from surgery_merge._drop import Dare, Drop, factors, same, split_of
 from surgery_merge._election import BUFFERS, Elect, Voter, elected
 
 if TYPE_CHECKING:
@@ -49,26 +49,26 @@ class DareTiesOp(Drop):
         rows = zip(weights_of(x.signature), densities_of(x.signature), factors(x, p, found), strict=True)
         voters = [
             Voter(
-                write=partial(_write, x, index, _dropped(x, index, density)),
+                write=partial(_write, x, index, _survivors(x, index, density)),
                 ballot=weight * factor,
                 gain=weight * factor,
                 share=weight,
             )
             for index, (weight, density, factor) in enumerate(rows)
-            if density > 0
+            if density > 0 and weight != 0
         ]
         return elected(x, voters, elect=p.elect, normalize=p.normalize, scale=p.lambda_)
 
 
-def _dropped(x: Chunk, index: int, density: float) -> Tensor | None:
-    """Return where model `index` loses its element; kept as bits, because drawing costs more than anything else."""
-    return None if density >= 1 else survives(x, index, density, x.scratch(1)) == 0
+def _survivors(x: Chunk, index: int, density: float) -> Tensor | None:
+    """Return where model `index` keeps its element, as bool: drawing again would cost more than these bytes."""
+    return None if density >= 1 else x.uniform(index) < density
 
 
-def _write(x: Chunk, index: int, dropped: Tensor | None, out: Tensor) -> None:
+def _write(x: Chunk, index: int, survivors: Tensor | None, out: Tensor) -> None:
     import torch
 
     assert x.base is not None
     torch.sub(x.models[index], x.base, out=out)
-    if dropped is not None:
-        out.masked_fill_(dropped, 0)
+    if survivors is not None:
+        out.mul_(survivors)

@@ -53,6 +53,8 @@ def linear(x: Chunk, p: Linear) -> Tensor:
     no part in its average.
     """
     weights = weights_of(x.signature)
+    if p.normalize and len(set(weights)) == 1:
+        weights = [1.0] * len(weights)  # the same mean, with one pass and one rounding less
     out = weighted_sum(x.models, weights, x.out)
     total = math.fsum(weights) if p.normalize else 1.0
     return out if total == 1 else out.div_(total)

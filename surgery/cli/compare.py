@@ -1,4 +1,4 @@
-"""How two tensors differ, chunk by chunk in bounded memory. Imports torch when two chunks differ."""
+"""How two tensors differ, chunk by chunk in bounded memory. Imports torch when two tensors differ."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ class Stored:
 class Numbers:
     """How the values differ.
 
-    `relative` is ‖a - b‖ / ‖a‖, infinite when a is zero. Elements of which the difference is not finite (NaN,
-    infinity) count as differing, in `nonfinite`, and in nothing else.
+    `relative` is ‖a - b‖ / ‖a‖, infinite when a is zero; `share` is that of the elements that differ. Elements of
+    which the difference is not finite (NaN, infinity) count in `share` and `nonfinite` alone. Where no arithmetic is
+    defined (integers, codes) only `share` is known, of codes smaller than a byte that of the bytes.
     """
 
-    max_abs: float = 0.0
-    mean_abs: float = 0.0
-    relative: float = 0.0
+    max_abs: float | None = 0.0
+    mean_abs: float | None = 0.0
+    relative: float | None = 0.0
     share: float = 0.0
     nonfinite: int = 0
 
@@ -54,9 +55,12 @@ class Difference:
     @property
     def rank(self) -> tuple[int, float]:
         """Return how much it matters: what cannot be compared first, then the largest relative difference."""
+        if self.kind == "same":
+            return 0, 0.0
         if self.numbers is None:
-            return (0 if self.kind == "same" else 2, 0.0)
-        return (0 if self.kind == "same" else 1, math.inf if self.numbers.nonfinite else self.numbers.relative)
+            return 2, 0.0
+        relative = self.numbers.relative
+        return 1, math.inf if self.numbers.nonfinite or relative is None else relative
 
     def record(self) -> dict[str, Any]:
         """Return the difference as plain data; an infinite relative difference is null."""
@@ -65,7 +69,7 @@ class Difference:
             data[side] = None if spec is None else {"shape": list(spec.shape), "dtype": spec.dtype}
         numbers = self.numbers
         if numbers is not None:
-            relative = numbers.relative if math.isfinite(numbers.relative) else None
+            relative = None if numbers.relative == math.inf else numbers.relative
             data |= {"max_abs": numbers.max_abs, "mean_abs": numbers.mean_abs, "relative": relative}
             data |= {"share": numbers.share, "nonfinite": numbers.nonfinite}
         return data
@@ -91,15 +95,13 @@ def _compare(name: str, a: Stored, b: Stored) -> Difference:
     if a.spec.shape != b.spec.shape:
         return Difference(name, "shape", a.spec, b.spec)
     kind: Kind = "values" if a.spec.dtype == b.spec.dtype else "dtype"
-    arithmetic = all(DTYPES[stored.spec.dtype].arithmetic for stored in (a, b))
-    if not arithmetic and kind == "dtype":
+    if kind == "values" and _equal(a, b):
+        return Difference(name, "same", a.spec, b.spec, Numbers())
+    if all(DTYPES[stored.spec.dtype].arithmetic for stored in (a, b)):
+        return Difference(name, kind, a.spec, b.spec, _numbers(a, b))
+    if kind == "dtype":
         return Difference(name, kind, a.spec, b.spec)
-    tally = _Tally(a.spec, b.spec, arithmetic)
-    for chunks in zip(_chunks(a), _chunks(b), strict=True):
-        tally.add(*chunks)
-    if kind == "values" and not tally.unequal:
-        kind = "same"
-    return Difference(name, kind, a.spec, b.spec, tally.numbers())
+    return Difference(name, kind, a.spec, b.spec, Numbers(None, None, None, _share_of_codes(a, b)))
 
 
 def _chunks(stored: Stored) -> Iterator[memoryview]:
@@ -114,61 +116,47 @@ def _chunks(stored: Stored) -> Iterator[memoryview]:
         yield part
 
 
-class _Tally:
-    """Sums over the chunks of two tensors of one shape."""
+def _equal(a: Stored, b: Stored) -> bool:
+    """Return whether two tensors have the same bytes; reads up to the first chunk that differs."""
+    return all(bytes(first) == bytes(second) for first, second in zip(_chunks(a), _chunks(b), strict=True))
 
-    def __init__(self, a: TensorSpec, b: TensorSpec, arithmetic: bool) -> None:
-        self.a, self.b, self.arithmetic = a, b, arithmetic
-        self.unequal = False  # some bytes differ
-        self.differing = self.nonfinite = 0
-        self.largest = self.total = self.squares = self.norm = 0.0
 
-    def add(self, first: memoryview, second: memoryview) -> None:
-        """Count a chunk."""
-        equal = self.a.dtype == self.b.dtype and bytes(first) == bytes(second)
-        self.unequal = self.unequal or not equal
-        if self.arithmetic:
-            self._add_numbers(first, second, equal)
-        elif not equal:
-            self._add_bytes(first, second)
+def _share_of_codes(a: Stored, b: Stored) -> float:
+    import numpy as np
 
-    def _add_bytes(self, first: memoryview, second: memoryview) -> None:
-        import numpy as np
-
-        width = max(DTYPES[self.a.dtype].bits // 8, 1)
+    width = max(DTYPES[a.spec.dtype].bits // 8, 1)
+    differing = 0
+    for first, second in zip(_chunks(a), _chunks(b), strict=True):
         x, y = (np.frombuffer(part, dtype=np.uint8).reshape(-1, width) for part in (first, second))
-        self.differing += int((x != y).any(axis=1).sum()) * (8 // min(DTYPES[self.a.dtype].bits, 8))
+        differing += int((x != y).any(axis=1).sum())
+    return differing * width / a.spec.nbytes
 
-    def _add_numbers(self, first: memoryview, second: memoryview, equal: bool) -> None:
-        import torch
 
-        from surgery.math.convert import decode
+def _numbers(a: Stored, b: Stored) -> Numbers:
+    """Return how two tensors of one shape differ; sums are in float64."""
+    import torch
 
-        count = first.nbytes * 8 // DTYPES[self.a.dtype].bits
+    from surgery.math.convert import decode
+
+    largest = total = squares = norm = 0.0
+    differing = nonfinite = 0
+    for first, second in zip(_chunks(a), _chunks(b), strict=True):
+        count = first.nbytes * 8 // DTYPES[a.spec.dtype].bits
         x, y = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
-        decode(first, self.a.dtype, x)
-        self.norm += float(torch.where(x.isfinite(), x, 0.0).square_().sum())
-        if equal:
-            return
-        decode(second, self.b.dtype, y)
-        # equal infinities have no difference, and neither have two NaNs
+        decode(first, a.spec.dtype, x)
+        decode(second, b.spec.dtype, y)
+        # equal infinities do not differ, and neither do two NaNs
         gap = torch.where((x == y) | (x.isnan() & y.isnan()), 0.0, (x - y).abs_())
         finite = gap.isfinite()
-        self.nonfinite += count - int(finite.sum())
-        self.differing += int((gap != 0).sum())
+        differing += int((gap != 0).sum())
+        nonfinite += count - int(finite.sum())
         gap = torch.where(finite, gap, 0.0)
-        self.largest = max(self.largest, float(gap.max()))
-        self.total += float(gap.sum())
-        self.squares += float(gap.square_().sum())
-
-    def numbers(self) -> Numbers | None:
-        """Return what was found; None where there is no arithmetic and nothing to say but equal or not."""
-        elements = max(self.a.numel, 1)
-        share = self.differing / elements
-        if not self.arithmetic:
-            return Numbers(share=share, max_abs=math.nan, mean_abs=math.nan, relative=math.nan) if share else Numbers()
-        relative = math.sqrt(self.squares / self.norm) if self.norm else math.inf if self.squares else 0.0
-        return Numbers(self.largest, self.total / elements, relative, share, self.nonfinite)
+        largest = max(largest, float(gap.max()))
+        total += float(gap.sum())
+        squares += float(gap.square_().sum())
+        norm += float(torch.where(x.isfinite(), x, 0.0).square_().sum())
+    relative = math.sqrt(squares / norm) if norm else math.inf if squares else 0.0
+    return Numbers(largest, total / a.spec.numel, relative, differing / a.spec.numel, nonfinite)
 
 
 def totals(differences: list[Difference]) -> Mapping[Kind, int]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from surgery.math.reduce import dot, exact_sum, first_nonfinite, gram, nan_free, squared_norm
 
 NAN, INF = float("nan"), float("inf")
-FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-1e30, max_value=1e30)
+FLOATS = st.floats(-1e300, 1e300)
 
 
 def normal(size: int, seed: int = 0) -> torch.Tensor:
@@ -146,7 +146,7 @@ def test_the_first_nonfinite_has_a_flat_index() -> None:
 
 def test_a_sum_is_pinned_for_ever() -> None:
     a = torch.arange(1, 50_001, dtype=torch.float32) / 7
-    assert struct.pack(">d", squared_norm(a)).hex() == "PIN"
+    assert struct.pack(">d", squared_norm(a)).hex() == "4268bfb7c0cb7fcd"
 
 
 @pytest.mark.cuda

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from surgery.math.select import (
     kth_largest,
     refine,
 )
-from surgery.ops import SAMPLE_RUN
+from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS
 
 MISSED = Bracket(0x3F800000, 0x3F800001, 0)  # the one pattern of 1.0
 
@@ -50,8 +51,8 @@ def normal(size: int, seed: int = 0, scale: float = 0.02) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def runs_of(x: Tensor, runs: int = 256) -> Tensor:
-    starts = range(0, x.numel(), x.numel() // runs)
+def runs_of(x: Tensor) -> Tensor:
+    starts = range(0, x.numel(), x.numel() // SAMPLE_RUNS)
     return torch.cat([x[start : start + SAMPLE_RUN] for start in starts]).abs()
 
 
@@ -101,7 +102,7 @@ def test_the_partition_and_the_order_of_the_blocks_do_not_matter(
     x = torch.tensor(values)
     k = data.draw(st.integers(1, len(values)))
     ends = sorted({*data.draw(st.lists(st.integers(0, len(values)), max_size=5)), 0, len(values)})
-    parts = data.draw(st.permutations([x[a:b] for a, b in zip(ends, ends[1:], strict=False)]))
+    parts = data.draw(st.permutations([x[a:b] for a, b in pairwise(ends)]))
     low = data.draw(st.integers(0, (1 << 31) - 1))
     bracket = Bracket(low, data.draw(st.integers(low + 1, 1 << 31)), data.draw(st.sampled_from([0, 16])))
     if bracket.bins > 1 << 20:
@@ -143,8 +144,8 @@ def test_the_bracket_of_a_sample_spans_four_standard_errors_on_either_side() -> 
 
 
 def test_runs_that_resemble_each_other_widen_the_bracket() -> None:
-    scales = torch.linspace(0.5, 2.0, 256).repeat_interleave(SAMPLE_RUN)
-    even = normal(1 << 16, scale=1.0)
+    scales = torch.linspace(0.5, 2.0, SAMPLE_RUNS).repeat_interleave(SAMPLE_RUN)
+    even = normal(SAMPLE_RUNS * SAMPLE_RUN, scale=1.0)
     plain, clustered = (bracket_from_sample(x.abs(), 1 << 24, 1 << 22) for x in (even, even * scales))
     assert clustered.high - clustered.low > 3 * (plain.high - plain.low)
 
@@ -184,14 +185,14 @@ def test_keep_has_the_shape_of_its_input_and_leaves_it_alone() -> None:
 def test_a_rank_outside_the_tensor_is_refused() -> None:
     x = torch.ones(3)
     with pytest.raises(
-        ValueError, match="^refine: k must be between 1 and the number of elements, 3, got 4$"
+        ValueError, match=r"^refine: k must be between 1 and the number of elements, 3, got 4$"
     ):
         refine(count(x, FULL), FULL, 3, 4)
     with pytest.raises(
-        ValueError, match="^kth_largest: k must be between 1 and the number of elements, 3, got 0$"
+        ValueError, match=r"^kth_largest: k must be between 1 and the number of elements, 3, got 0$"
     ):
         kth_largest(x, 0)
-    with pytest.raises(ValueError, match="^bracket_from_sample: k must be between 1 "):
+    with pytest.raises(ValueError, match=r"^bracket_from_sample: k must be between 1 "):
         bracket_from_sample(x, 10, 11)
 
 

@@ -1,4 +1,4 @@
-"""Plans of checkpoints in memory, without weights: zeros that nobody reads. No torch."""
+"""Plans of checkpoints in memory, each filled with a number of its own. No torch."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
 
 @pytest.fixture
 def memory() -> Callable[..., str]:
-    """Registers a checkpoint of zeros and returns its source: `memory:NAME`."""
+    """Registers a checkpoint and returns its source: `memory:NAME`."""
 
-    def register(
-        shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, config: Any = None, **rest: Any
-    ) -> str:
-        name = f"m{next(_names)}"
-        tensors = {key: np.zeros(shape, dtype) for key, shape in shapes.items()}
-        register_memory(name, MemoryCheckpoint(tensors, LLAMA if config is None else config, **rest))
+    def register(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, **rest: Any) -> str:
+        number = next(_names)
+        name = f"m{number}"
+        config = rest.pop("config", LLAMA)
+        tensors = {key: np.full(shape, number % 100, dtype) for key, shape in shapes.items()}
+        register_memory(name, MemoryCheckpoint(tensors, config, **rest))
         return f"memory:{name}"
 
     return register

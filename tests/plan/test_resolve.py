@@ -62,11 +62,10 @@ def test_all_findings_come_at_once(plan):
     steps = "  m: {op: toy.mix, models: {a: {wieght: 1}, b: {weight: x}}}\n  n: {op: toy.mux, models: [a]}"
     with pytest.raises(RecipeError) as error:
         plan(steps)
-    text = str(error.value)
-    assert "`wieght`" in text
-    assert "steps.m.models.b.weight" in text
-    assert "did you mean `toy." in text or "toy.mux" in text
-    assert len(error.value.findings) == 3
+    first, second, third = (str(finding) for finding in error.value.findings)
+    assert first == "<recipe>:4:33: steps.m.models.a.wieght: unknown key; did you mean `weight`?"
+    assert second == "<recipe>:4:57: steps.m.models.b.weight: must be a number, got `x`"
+    assert third.startswith("<recipe>:5:11: steps.n.op: no op is called `toy.mux`")
 
 
 def test_an_output_needs_a_place(memory, host):
@@ -138,12 +137,12 @@ def test_models_with_different_tokens_are_refused_unless_that_is_meant(plan, mem
         "set `tokenizer: accept` in the step if that is meant"
     )
     made = plan("  m: {op: toy.mix, models: [a, b], tokenizer: accept}", a=a, b=b)
-    assert "have different tokenizers" in str(made.warnings[0])
+    assert any("have different tokenizers" in warning.what for warning in made.warnings)
 
 
 def test_equal_vocabularies_in_different_files_are_the_same(plan, memory, tmp_path):
     a, b = (memory(LAYERS, sidecars={"tokenizer.json": tokenizer(tmp_path, {"x": 0})}) for _ in "ab")
-    assert plan(MIX, a=a, b=b).warnings == ()
+    assert not any("tokenizers" in warning.what for warning in plan(MIX, a=a, b=b).warnings)
 
 
 def test_a_broken_tokenizer_is_an_error_that_names_it(plan, memory, tmp_path):

@@ -109,9 +109,7 @@ def test_integers_of_different_types_are_refused(plan, memory):
 
 
 def test_shapes_that_differ_are_refused_with_both(plan, memory):
-    other = memory(
-        {**{"lm_head.weight": (9, 4), "model.embed_tokens.weight": (9, 4)}, UP0: (6, 4), UP1: (6, 4)}
-    )
+    other = memory({"lm_head.weight": (9, 4), "model.embed_tokens.weight": (9, 4), UP0: (6, 4), UP1: (6, 4)})
     message = refused(lambda: plan("  m: {op: toy.mix, models: [a, b], missing: skip}", b=other))
     assert message == (
         "<recipe>:4:6: steps.m: `a` and `b` differ at model.embed_tokens.weight: (8, 4) and (9, 4) "
@@ -129,7 +127,7 @@ def test_a_missing_tensor_is_skipped_or_copied_on_request(plan, memory, missing,
 
 
 def test_a_missing_tensor_is_refused_with_the_way_out(plan, memory):
-    fewer = memory({name: (6, 4) for name in (UP0, UP1)})
+    fewer = memory(dict.fromkeys((UP0, UP1), (6, 4)))
     message = refused(lambda: plan("  m: {op: toy.mix, models: [a, b]}", b=fewer))
     assert message == (
         "<recipe>:4:6: steps.m: tensor model.embed_tokens.weight is missing in `b`, `a` has it "
