@@ -81,7 +81,7 @@ def unsafe(where: str, names: list[str]) -> str:
 def flat_state_dict(state: Any, where: str, tensor: type) -> dict[str, Any]:
     """Return `state` if it is a flat dict of tensors by name. Raises CheckpointError that says what it is."""
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{where}: holds a {_kind(state)}, not a state dict; save a plain state dict")
+        raise CheckpointError(f"{where}: holds {_kind(state)}, not a state dict; save a plain state dict")
     for key, value in state.items():
         if isinstance(value, Mapping) and any(isinstance(inner, tensor) for inner in value.values()):
             keys = ", ".join(f"`{key}`" for key in list(state)[:8])
@@ -90,21 +90,16 @@ def flat_state_dict(state: Any, where: str, tensor: type) -> dict[str, Any]:
                 f" save what is under `{key}` as a file of its own"
             )
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, tensor):
-            raise CheckpointError(
-                f"{where}: `{key}` is a {_kind(value)}, not a tensor; save a plain state dict"
-            )
+        if not isinstance(key, str):
+            raise CheckpointError(f"{where}: key `{key}` is {_kind(key)}, not a name; save a plain state dict")
+        if not isinstance(value, tensor):
+            raise CheckpointError(f"{where}: `{key}` is {_kind(value)}, not a tensor; save a plain state dict")
     return dict(state)
 
 
 def _kind(value: Any) -> str:
-    return (
-        "dict"
-        if isinstance(value, Mapping)
-        else "tensor"
-        if isinstance(value, TensorView)
-        else type(value).__name__
-    )
+    known = {TensorView: "a tensor", _OrderedDict: "of type dict"}
+    return known.get(type(value), f"of type {type(value).__name__}")
 
 
 class _Unknown(pickle.UnpicklingError):

@@ -83,7 +83,11 @@ class ForPeople(Announcer):
 
     def finished(self, report: Report) -> None:
         """Print where the outputs are, and what they took."""
-        columns = [Column("output"), Column("folder"), *(Column(n, right=True) for n in ("tensors", "size", "files"))]
+        columns = [
+            Column("output"),
+            Column("folder"),
+            *(Column(n, right=True) for n in ("tensors", "size", "files")),
+        ]
         table(
             columns,
             [
@@ -190,6 +194,8 @@ def interruption(kept: list[Kept], *, resume: bool) -> str:
     """Return what to say after Ctrl-C."""
     if not any(one.tensors for one in kept):
         return "interrupted: nothing is finished yet; run the same command again to begin anew"
-    lines = [f"interrupted: {one.tensors:,} of {one.total:,} tensors are kept in {one.folder}" for one in kept]
+    lines = [
+        f"interrupted: {one.tensors:,} of {one.total:,} tensors are kept in {one.folder}" for one in kept
+    ]
     advice = "the same command" if resume else "the same command without --no-resume"
     return "\n".join([*lines, f"run {advice} to continue"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,16 +15,26 @@ from surgery.cli.sources import opened
 from surgery.cli.words import count
 
 if TYPE_CHECKING:
-    from surgery.cli.compare import Difference
+    from surgery.cli.compare import Difference, Kind
     from surgery.tensors import TensorSpec
 
-DIFFERENT = 3
+DIFFERENT: Final = 3
+_WORDS: Final[dict[Kind, str]] = {
+    "same": "the same",
+    "values": "with other values",
+    "dtype": "with another dtype",
+    "shape": "with another shape",
+    "only in a": "only in a",
+    "only in b": "only in b",
+}
 
 
 @click.command("diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Tensors to list; 0 for all.")
+@click.option(
+    "--top", type=click.IntRange(min=0), default=20, show_default=True, help="Tensors to list; 0 for all."
+)
 @click.option("--exit-code", is_flag=True, help=f"Exit with {DIFFERENT} when the checkpoints differ.")
 @json_option
 @plugin_option
@@ -109,14 +119,5 @@ def _verdict(differences: list[Difference]) -> str:
     from surgery.cli.compare import totals
 
     counts = totals(differences)
-    words = {
-        "same": "the same",
-        "values": "with other values",
-        "dtype": "with another dtype",
-        "shape": "with another shape",
-        "only in a": "only in a",
-        "only in b": "only in b",
-    }
-    return f"{count(len(differences), 'tensor')}: " + ", ".join(
-        f"{counts[kind]:,} {text}" for kind, text in words.items() if kind in counts  # type: ignore[index]
-    )
+    parts = [f"{counts[kind]:,} {words}" for kind, words in _WORDS.items() if kind in counts]
+    return f"{count(len(differences), 'tensor')}: {', '.join(parts)}"

@@ -36,7 +36,9 @@ def plugin_commands(taken: frozenset[str]) -> Mapping[str, click.Command]:
     except PluginError as error:
         warn(str(error))
     except Exception as error:  # a plugin's code: anything
-        warn(f"surgery_add_commands: {type(error).__name__}: {error}; mend the plugin or disable it with {DISABLED}")
+        warn(
+            f"surgery_add_commands: {type(error).__name__}: {error}; mend the plugin or disable it with {DISABLED}"
+        )
     return offered.commands
 
 

@@ -41,7 +41,9 @@ _HIGHLIGHTS: Final = (
 
 @click.command("inspect")
 @click.argument("path")
-@click.option("--tensors/--summary", default=False, help="List every tensor, or one line a pattern (default).")
+@click.option(
+    "--tensors/--summary", default=False, help="List every tensor, or one line a pattern (default)."
+)
 @json_option
 @plugin_option
 def command(path: str, tensors: bool, as_json: bool, plugins: tuple[Path, ...]) -> None:
@@ -139,9 +141,7 @@ def _index(index: int | None) -> str:
 def _record(model: VirtualModel, tensors: bool) -> dict[str, Any]:
     """Return the checkpoint as plain data; tensors one by one, or by pattern."""
     infos = list(model.tensors.values())
-    listed = {
-        "tensors": [_tensor(info) for info in infos]
-    } if tensors else {"patterns": [pattern.record() for pattern in patterns_of(infos)]}
+    patterns = [] if tensors else patterns_of(infos)
     return {
         "location": model.donor.location,
         "format": _format(model),
@@ -154,7 +154,8 @@ def _record(model: VirtualModel, tensors: bool) -> dict[str, Any]:
         "tied": dict(model.tied),
         "sidecars": sorted(model.donor.sidecars),
         "config": dict(_highlights(model)),
-        **listed,
+        **({"tensors": [_tensor(info) for info in infos]} if tensors else {}),
+        **({"patterns": [pattern.record() for pattern in patterns]} if patterns else {}),
     }
 
 

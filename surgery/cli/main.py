@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 from surgery import __version__
@@ -16,4 +19,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 2 the user can mend it, 1 a bug, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="replace"
+            )  # a summary's θ must not be the end of a command in an old locale
     cli(prog_name="surgery")

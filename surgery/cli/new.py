@@ -20,8 +20,12 @@ def command() -> None:
 @command.command("recipe")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("recipe.yaml"), metavar="[NAME.yaml]")
 @click.argument("models", nargs=-1)
-@click.option("--base", metavar="MODEL", help="The model that the others were made from, for ops that take one.")
-@click.option("--method", default="linear", show_default=True, metavar="OP", help="An op, `merge.` may be left out.")
+@click.option(
+    "--base", metavar="MODEL", help="The model that the others were made from, for ops that take one."
+)
+@click.option(
+    "--method", default="linear", show_default=True, metavar="OP", help="An op, `merge.` may be left out."
+)
 @click.option("--to", default="./out", show_default=True, metavar="DIR", help="Where the recipe writes.")
 @click.option("--force", is_flag=True, help="Replace a file of this name.")
 @plugin_option

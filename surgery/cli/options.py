@@ -13,7 +13,7 @@ from surgery.sizes import parse_size
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[int]):
     """A number of bytes: `2GiB`, `500MB`."""
 
     name = "size"

@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 @out_option
 @memory_option
 @click.option(
-    "--graph", type=click.Path(path_type=Path), metavar="FILE", help="Draw the steps into an .svg or .html file."
+    "--graph",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the steps into an .svg or .html file.",
 )
 @json_option
 @plugin_option
 def command(
-    recipe: Path, out: Path | None, memory: int | None, graph: Path | None, as_json: bool, plugins: tuple[Path, ...]
+    recipe: Path,
+    out: Path | None,
+    memory: int | None,
+    graph: Path | None,
+    as_json: bool,
+    plugins: tuple[Path, ...],
 ) -> None:
     """Show what a recipe will do, from headers alone.
 
@@ -91,7 +99,14 @@ def _models(summary: Summary) -> None:
     table(
         columns,
         [
-            (m.name, m.source, f"{m.tensors:,}", millions(m.parameters), human_bytes(m.nbytes), ", ".join(m.dtypes))
+            (
+                m.name,
+                m.source,
+                f"{m.tensors:,}",
+                millions(m.parameters),
+                human_bytes(m.nbytes),
+                ", ".join(m.dtypes),
+            )
             for m in summary.models
         ],
     )
@@ -156,5 +171,7 @@ def _numbers(*names: str) -> list[Column]:
 def _draw(file: Path, plan: Plan, summary: Summary, title: str) -> None:
     from surgery.plan.drawing import draw_page, draw_svg
 
-    text = draw_svg(plan.graph(), summary) if file.suffix == ".svg" else draw_page(plan.graph(), summary, title)
+    text = (
+        draw_svg(plan.graph(), summary) if file.suffix == ".svg" else draw_page(plan.graph(), summary, title)
+    )
     write_new(file, text, force=True)

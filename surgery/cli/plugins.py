@@ -45,7 +45,12 @@ def command(as_json: bool, plugins: tuple[Path, ...]) -> None:
         say_json([asdict(entry) for entry in entries])
         return
     table(
-        [Column("plugin"), Column("from"), Column("version"), Column("ops", right=True), Column("hooks"), Column("file")],
+        [
+            *map(Column, ("plugin", "from", "version")),
+            Column("ops", right=True),
+            Column("hooks"),
+            Column("file"),
+        ],
         [(e.name, e.distribution, e.version, str(e.ops), _hooks(e), e.file) for e in entries],
     )
     for entry in entries:
@@ -57,7 +62,9 @@ def command(as_json: bool, plugins: tuple[Path, ...]) -> None:
 
 
 def _hooks(entry: Entry) -> str:
-    return "does not load" if entry.error else ", ".join(hook.removeprefix("surgery_") for hook in entry.hooks)
+    return (
+        "does not load" if entry.error else ", ".join(hook.removeprefix("surgery_") for hook in entry.hooks)
+    )
 
 
 def _entries(files: tuple[Path, ...]) -> Iterator[Entry]:
@@ -83,7 +90,9 @@ def _installed(host: Host, plugin: Plugin) -> Entry:
     except PluginError as refused:
         error = str(refused)
     file = getattr(module, "__file__", None) or plugin.entry.value
-    return Entry(plugin.name, plugin.origin, plugin.version, file, _hooks_of(module), _ops_of(host, plugin.name), error)
+    return Entry(
+        plugin.name, plugin.origin, plugin.version, file, _hooks_of(module), _ops_of(host, plugin.name), error
+    )
 
 
 def _of_file(file: Path) -> Entry:

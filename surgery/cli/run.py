@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     help="Where tensors are computed.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Workers; by default one a core, at most eight."
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Workers; by default one a core, at most eight.",
 )
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Continue what an interrupted run left."

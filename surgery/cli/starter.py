@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from surgery.ops import Op, Params
 
 _WIDTH: Final = 100
+_STEP: Final = "    "  # the indent of a step's keys
+_GUESS: Final = 0.5  # for numbers without a default: weights, densities, how far between two models
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./~-][A-Za-z0-9_./@~+-]*")
 # YAML 1.1 reads these as something else than text
 _WORDS: Final = frozenset(("yes", "no", "on", "off", "true", "false", "null", "y", "n", "~"))
@@ -41,11 +43,11 @@ def starter(op: Op, file: Path, sources: Sequence[str], base: str | None, to: st
         *(f"  {name}: {_scalar(source)}" for name, source in models.items()),
         "steps:",
         "  result:",
-        *_comment(op.summary, "    "),
+        *_comment(op.summary, _STEP),
         f"    op: {op.name}",
         *(["    base: base"] if with_base else []),
         *_inputs(op, names),
-        *_parameters(op.params, "    "),
+        *_parameters(op),
         "output:",
         "  model: result",
         f"  to: {_scalar(to)}",
@@ -58,11 +60,11 @@ def starter(op: Op, file: Path, sources: Sequence[str], base: str | None, to: st
 
 
 def _check(op: Op, sources: Sequence[str], base: str | None) -> None:
-    missing = [name for kind in (op.params, op.each) if kind for name in _required(kind)]
+    missing = [name for kind in (op.params, op.each) if kind for name in _unguessed(kind)]
     if missing:
         listed = ", ".join(f"`{name}`" for name in missing)
         raise SurgeryError(
-            f"`{op.name}` needs {listed}, for which there is no default; see `surgery op {op.name}` and write it by hand"
+            f"`{op.name}` needs {listed}, which only you know; write the recipe by hand, see `surgery op {op.name}`"
         )
     least, most = op.models
     if sources and not least <= len(sources) <= (most or len(sources)):
@@ -72,8 +74,22 @@ def _check(op: Op, sources: Sequence[str], base: str | None) -> None:
         raise SurgeryError(f"`{op.name}` takes no base; leave --base out")
 
 
-def _required(kind: type[Params]) -> list[str]:
-    return [field.alias or name for name, field in kind.model_fields.items() if field.is_required()]
+def _required(kind: type[Params] | None) -> list[str]:
+    fields = kind.model_fields.items() if kind else ()
+    return [field.alias or name for name, field in fields if field.is_required()]
+
+
+def _unguessed(kind: type[Params]) -> list[str]:
+    """Return the parameters without defaults that are no numbers which may be `_GUESS`."""
+    from pydantic import ValidationError
+
+    required = _required(kind)
+    try:
+        kind.model_validate(dict.fromkeys(required, _GUESS))
+    except ValidationError as error:
+        refused = {detail["loc"][0] for detail in error.errors()}
+        return [name for name in required if name in refused]
+    return []
 
 
 def _names(op: Op, sources: Sequence[str]) -> list[str]:
@@ -81,7 +97,7 @@ def _names(op: Op, sources: Sequence[str]) -> list[str]:
     if not sources:
         least, most = op.models
         number = max(least, min(2, most or 2))
-        return ["model"] if number == 1 else [f"model_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"[:number]]
+        return ["model"] if number == 1 else [f"model_{i}" for i in range(1, number + 1)]
     names = [re.sub(r"[^A-Za-z0-9_-]+", "_", _stem(source)).strip("_-") for source in sources]
     taken = {"base", "result"}
     if len(set(names) - taken) == len(names) and all(re.match(r"[A-Za-z_]", name) for name in names):
@@ -96,7 +112,7 @@ def _stem(source: str) -> str:
 
 def _source(source: str, file: Path) -> str:
     """Return a source as the recipe writes it: what exists here, relative to the recipe's folder."""
-    if not Path(source).expanduser().exists() or Path(source).expanduser().is_absolute() or source.startswith("~"):
+    if not Path(source).exists() or Path(source).is_absolute():
         return source
     relative = os.path.relpath(source, file.parent)
     return relative if relative.startswith("..") else f"./{relative}"
@@ -107,22 +123,29 @@ def _inputs(op: Op, names: Sequence[str]) -> Iterator[str]:
         yield f"    model: {names[0]}"
         return
     yield "    models:"
-    for name in names:
-        if op.each is None:
-            yield f"      - {name}"
-        else:
-            yield f"      {name}: {{}}"
-    if op.each is not None:
-        yield "      # for each model, such as `{NAME: {KEY: VALUE}}`:"
-        yield from _parameters(op.each, "      ")
+    if op.each is None:
+        yield from (f"      - {name}" for name in names)
+        return
+    each = [(key, value) for key, value, _ in _keys(op.each) if value != "null"]
+    for key, _, description in _keys(op.each):
+        yield from _comment(f"{key}: {description}", "      ")
+    written = ", ".join(f"{key}: {value}" for key, value in each)
+    yield from (f"      {name}: {{{written}}}" for name in names)
 
 
-def _parameters(kind: type[Params], indent: str) -> Iterator[str]:
-    """Yield a kind's parameters, each with its description and its default, commented out."""
+def _parameters(op: Op) -> Iterator[str]:
+    """Yield the step's parameters with their descriptions; those that have defaults commented out."""
+    required = _required(op.params)
+    for key, value, description in _keys(op.params):
+        yield from _comment(description, _STEP)
+        yield f"{_STEP}{'' if key in required else '# '}{key}: {value}"
+
+
+def _keys(kind: type[Params]) -> Iterator[tuple[str, str, str]]:
+    """Yield each parameter's key, its default (or the guess) as YAML, and its description."""
     for name, field in kind.model_fields.items():
-        yield from _comment(field.description or "", indent)
-        value = field.get_default(call_default_factory=True)
-        yield f"{indent}# {field.alias or name}: {_value(value)}"
+        value = _GUESS if field.is_required() else field.get_default(call_default_factory=True)
+        yield field.alias or name, _value(value), field.description or ""
 
 
 def _comment(text: str, indent: str) -> list[str]:
@@ -139,6 +162,7 @@ def _value(value: Any) -> str:
 
 def _scalar(text: str) -> str:
     """Return text as YAML: plain where that is safe, in double quotes elsewhere."""
-    plain = _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not re.match(r"[-.]?[\d.]", text + " ")
-    plain = plain or (text.startswith(("./", "../")) and _PLAIN.fullmatch(text))
-    return text if plain else json.dumps(text)
+    relative = text.startswith(("./", "../"))
+    number = re.match(r"[-.]?[\d.]", text) is not None
+    safe = _PLAIN.fullmatch(text) and (relative or not (number or text.lower() in _WORDS))
+    return text if safe else json.dumps(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def _files(folder: Path, hashes: dict[str, str]) -> Iterator[str]:
         if not path.is_file():
             yield f"{path}: is missing"
         elif (found := xxhash.xxh3_128(path.read_bytes()).hexdigest()) != wanted:
-            yield f"{path}: was changed: its hash is {found}, it was written with {wanted}"
+            yield f"{path}: was changed: {_hashes(found, wanted)}"
 
 
 def _names(folder: Path, checkpoint: Checkpoint, listed: dict[str, Any]) -> Iterator[str]:
@@ -94,27 +95,37 @@ def _names(folder: Path, checkpoint: Checkpoint, listed: dict[str, Any]) -> Iter
         if name not in checkpoint.tensors:
             yield f"{folder}: tensor `{name}` is missing"
     for name in checkpoint.tensors:
-        extent = checkpoint.extent(name)
-        file = Path(extent.file).name if extent else ""
+        file = _file(checkpoint, name)
         if name not in listed:
             yield f"{folder / file}: tensor `{name}` was not written with the others"
         elif listed[name].get("file") != file:
             yield f"{folder / file}: tensor `{name}` was written to `{listed[name].get('file')}`"
 
 
-def _tensors(folder: Path, checkpoint: Checkpoint, listed: dict[str, Any], seen: Seen | None) -> Iterator[str]:
+def _tensors(
+    folder: Path, checkpoint: Checkpoint, listed: dict[str, Any], seen: Seen | None
+) -> Iterator[str]:
     """Yield tensors whose bytes are not what was written."""
     from surgery.checkpoint.hashing import hash_stretch
 
     specs = [spec for name, spec in checkpoint.tensors.items() if name in listed]
     total, done = sum(spec.nbytes for spec in specs), 0
     for spec in specs:
-        name, wanted = spec.name, listed[spec.name].get("xxh3")
-        found = hash_stretch(lambda at, buffer, name=name: checkpoint.read_into(name, at, buffer), spec.nbytes)  # type: ignore[misc]
+        found = hash_stretch(partial(checkpoint.read_into, spec.name), spec.nbytes)
+        wanted = listed[spec.name].get("xxh3")
         done += spec.nbytes
         if seen is not None:
-            seen(done, total, name)
+            seen(done, total, spec.name)
         if found != wanted:
-            extent = checkpoint.extent(name)
-            where = folder / Path(extent.file).name if extent else folder
-            yield f"{where}: tensor `{name}` was changed: its hash is {found}, it was written with {wanted}"
+            yield f"{folder / _file(checkpoint, spec.name)}: tensor `{spec.name}` was changed: " + _hashes(
+                found, wanted
+            )
+
+
+def _file(checkpoint: Checkpoint, name: str) -> str:
+    extent = checkpoint.extent(name)
+    return Path(extent.file).name if extent else ""
+
+
+def _hashes(found: str, wanted: object) -> str:
+    return f"its hash is {found}, it was written with {wanted}"

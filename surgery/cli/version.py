@@ -10,7 +10,16 @@ import click
 from surgery import __version__
 from surgery.cli.console import pairs
 
-_LIBRARIES = ("torch", "safetensors", "numpy", "pydantic", "pluggy", "huggingface-hub", "accelerate", "transformers")
+_LIBRARIES = (
+    "torch",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "pluggy",
+    "huggingface-hub",
+    "accelerate",
+    "transformers",
+)
 
 
 @click.command("version")

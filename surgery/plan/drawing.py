@@ -1,9 +1,9 @@
 """Draws a plan's steps as SVG, alone or in a page: models on the left, what is written on the right.
 
-    columns   a node stands one column after the last thing that it reads; a source just before its first reader
-    lanes     an edge that passes a column gets a place in it, so that no edge runs through a box
-    order     in each column by the mean place of the neighbours, swept to and fro (Sugiyama, Tagawa, Toda 1981)
-    heights   pulled towards the neighbours' mean, never nearer to each other than the gap
+columns   a node stands one column after the last thing that it reads; a source just before its first reader
+lanes     an edge that passes a column gets a place in it, so that no edge runs through a box
+order     in each column by the mean place of the neighbours, swept to and fro (Sugiyama, Tagawa, Toda 1981)
+heights   pulled towards the neighbours' mean, never nearer to each other than the gap
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from statistics import fmean
 from typing import Final
 
@@ -97,7 +98,10 @@ def draw_page(graph: nx.DiGraph[str], summary: Summary, title: str) -> str:
         ),
         _table(
             ("output", "of", "tensors", "size", "files"),
-            [(o.name, o.model, f"{o.tensors:,}", human_bytes(o.nbytes), str(o.shards)) for o in summary.outputs],
+            [
+                (o.name, o.model, f"{o.tensors:,}", human_bytes(o.nbytes), str(o.shards))
+                for o in summary.outputs
+            ],
         ),
     ]
     warnings = "".join(f"<p>warning: {escape(str(warning))}</p>\n" for warning in summary.warnings)
@@ -153,7 +157,7 @@ def _place(graph: nx.DiGraph[str], summary: Summary) -> tuple[list[list[_Cell]],
         for lane in lanes:
             columns[lane.column].append(lane)
         way = (cells[source], *lanes, cells[target])
-        for before, after in zip(way, way[1:], strict=False):
+        for before, after in pairwise(way):
             before.right.append(after)
             after.left.append(before)
         edges.append(_Edge(way, (source, target) in bases))
@@ -214,7 +218,7 @@ def _path(edge: _Edge, lefts: Sequence[float], widths: Sequence[float]) -> str:
     """Draw an edge: a curve between two columns, a straight line along a lane."""
     start = edge.cells[0]
     parts = [f"M{lefts[start.column] + widths[start.column]:.1f} {start.y:.1f}"]
-    for before, cell in zip(edge.cells, edge.cells[1:], strict=False):
+    for before, cell in pairwise(edge.cells):
         right = lefts[before.column] + widths[before.column]
         left = lefts[cell.column]
         middle = (right + left) / 2
@@ -241,5 +245,7 @@ def _box(cell: _Cell, left: float, width: float) -> str:
     ]
     for i, line in enumerate(details, start=1):
         y = top + 21 + _LINE * i
-        rows.append(f'<text x="{left + 12:.1f}" y="{y:.1f}" font-size="12" fill="{_PALE}">{escape(line)}</text>')
+        rows.append(
+            f'<text x="{left + 12:.1f}" y="{y:.1f}" font-size="12" fill="{_PALE}">{escape(line)}</text>'
+        )
     return "\n".join([*rows, "</g>"])

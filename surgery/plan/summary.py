@@ -24,17 +24,28 @@ class Costs(Protocol):
     """What a schedule knows; here as a protocol, because plans come before schedules."""
 
     @property
-    def layouts(self) -> tuple[ShardLayout, ...]: ...
+    def layouts(self) -> tuple[ShardLayout, ...]:
+        """The files of each output."""
+
     @property
-    def reads(self) -> int: ...
+    def reads(self) -> int:
+        """Bytes read."""
+
     @property
-    def writes(self) -> int: ...
+    def writes(self) -> int:
+        """Bytes of tensors written."""
+
     @property
-    def peak(self) -> int: ...
+    def peak(self) -> int:
+        """Bytes of memory at worst."""
+
     @property
-    def budget(self) -> int: ...
+    def budget(self) -> int:
+        """Bytes of memory allowed."""
+
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """Threads that compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +117,9 @@ def summarize(plan: Plan, costs: Costs, warnings: Iterable[Finding] = ()) -> Sum
     """Return a plan in numbers; `warnings` are added to the plan's own."""
     return Summary(
         models=tuple(_model(plan, name) for name in plan.checkpoints),
-        steps=tuple(_step(step, plan.models[name]) for name, step in plan.steps.items() if name in plan.models),
+        steps=tuple(
+            _step(step, plan.models[name]) for name, step in plan.steps.items() if name in plan.models
+        ),
         outputs=tuple(_output(o, layout) for o, layout in zip(plan.outputs, costs.layouts, strict=True)),
         bytes_read=costs.reads,
         bytes_written=costs.writes,

@@ -71,7 +71,7 @@ def _not_a_recipe(data: Any) -> list[Problem]:
             Problem((), "not a recipe: no key `surgery`, and no plugin reads it; begin with `surgery: 1`")
         ]
     version = data.get("surgery", FORMAT)
-    if version != FORMAT or isinstance(version, bool):
+    if type(version) is not int or version != FORMAT:
         what = f"unknown recipe format, got {shown(version)}; this release reads `surgery: {FORMAT}`"
         return [Problem(("surgery",), what)]
     return []

@@ -68,8 +68,9 @@ def _list_or_mapping(value: Any) -> Any:
     raise ValueError(f"must be a list of models, or a mapping from models to parameters, got {shown(value)}")
 
 
-def _kind(value: Any) -> str:
-    return "list" if isinstance(value, list) else "mapping" if isinstance(value, dict) else "text"
+def _list_or(other: str) -> Discriminator:
+    """Choose by the value's type, so that an error speaks of what was meant alone."""
+    return Discriminator(lambda value: "list" if isinstance(value, list) else other)
 
 
 Name = Annotated[
@@ -84,12 +85,12 @@ Size = Annotated[
 SelectorText = Annotated[str, AfterValidator(_selector)]
 Where = Annotated[
     Annotated[SelectorText, Tag("text")] | Annotated[list[SelectorText], Field(min_length=1), Tag("list")],
-    Discriminator(_kind),
+    _list_or("text"),
 ]
 Each = Annotated[Any, AfterValidator(_each)]
 Models = Annotated[
     Annotated[list[str], Tag("list")] | Annotated[dict[str, Each], Tag("mapping")],
-    Discriminator(_kind),
+    _list_or("mapping"),
     BeforeValidator(_list_or_mapping),
 ]
 Missing = Literal["error", "skip", "base"]

@@ -86,6 +86,8 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
             else f"too short a list: item [{last}] is missing"
         )
         return _Error(path, what=what, key=isinstance(last, str))
+    if kind in ("too_short", "too_long"):
+        return _Error(path, what=_length(context))
     if kind in _WANTED:
         wanted = _WANTED[kind].format_map(context).replace("'", "`")
         return _Error(path, (wanted,), key=key, branch=branch)
@@ -93,6 +95,12 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
         return _Error(path, what=str(context["error"]), key=key)
     message = detail["msg"]
     return _Error(path, what=f"{message[:1].lower()}{message[1:]}, got {shown(_at(data, path))}", key=key)
+
+
+def _length(context: Mapping[str, Any]) -> str:
+    bound, count = ("at least", "min_length") if "min_length" in context else ("at most", "max_length")
+    entries = f"{context[count]} entr{'y' if context[count] == 1 else 'ies'}"
+    return f"must have {bound} {entries}, got {context['actual_length']}"
 
 
 def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[KeyPath, bool, bool]:

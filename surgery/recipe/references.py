@@ -177,7 +177,7 @@ def _nested(places: Mapping[str, KeyPath]) -> Iterator[Problem]:
     """Yield the outputs that lie inside another's folder, which is published by renaming it as a whole."""
     for place, path in places.items():
         outer = next((str(parent) for parent in PurePath(place).parents if str(parent) in places), None)
-        if outer:
+        if outer and not _URI.match(place):
             what = f"lies inside the folder of `{dotted(places[outer])}`; give each its own folder"
             yield Problem((*path, "to"), what)
 

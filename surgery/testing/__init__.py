@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery.testing.layouts import run_layout, view
-    from surgery.testing.opcase import Identity, OpCase
+    from surgery.testing.opcase import Identity, OpCase, same_bytes
     from surgery.testing.runner import run_group_op, run_model_op, run_op
     from surgery.testing.tiny import save_tiny, tiny_config, tiny_llama, tiny_specs
 
@@ -19,6 +19,7 @@ _HOMES = {
     "run_layout": "layouts",
     "run_model_op": "runner",
     "run_op": "runner",
+    "same_bytes": "opcase",
     "save_tiny": "tiny",
     "tiny_config": "tiny",
     "tiny_llama": "tiny",
@@ -33,6 +34,7 @@ __all__ = [
     "run_layout",
     "run_model_op",
     "run_op",
+    "same_bytes",
     "save_tiny",
     "tiny_config",
     "tiny_llama",

@@ -77,9 +77,9 @@ class OpCase:
     def _base(self) -> Tensor | None:
         return None if self.base is None else torch.as_tensor(self.base)
 
-    def _require(self, law: str, holds: bool, found: str) -> None:
+    def _require(self, law: str, holds: bool, found: object, wanted: object) -> None:
         if not holds:
-            raise AssertionError(f"{self.op.name}: {law}: got {found}")
+            raise AssertionError(f"{self.op.name}: {law}: got {found} for {wanted}")
 
     def _check_spec(self, whole: Tensor) -> None:
         models = self._models()

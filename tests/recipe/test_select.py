@@ -121,7 +121,10 @@ NOT_ONE = "not a selector, got `{}`; " + ACCEPTED
         ("mlp..gate", NOT_ONE),
         ("a b", NOT_ONE),
         ("layers(3)", NOT_ONE),
-        ("layers[1:3].*", "brackets do not go with `*` and `?`, got `{}`; write `layers[4:28].mlp` or `re:...`"),
+        (
+            "layers[1:3].*",
+            "brackets do not go with `*` and `?`, got `{}`; write `layers[4:28].mlp` or `re:...`",
+        ),
         ("!mlp", "`!` stands once and only in `where`, got `{}`; " + ACCEPTED),
         ("re:[", "not a usable regular expression, got `{}`: unterminated character set at position 0"),
     ],
@@ -170,7 +173,9 @@ def test_selectors_are_compiled_once_and_selections_compare_by_their_text() -> N
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_ranges_are_half_open(start: int, length: int, layer: int) -> None:
     stop = start + length + 1
-    assert compile_selector(f"layers[{start}:{stop}]").matches(info("x", layer=layer)) == (start <= layer < stop)
+    assert compile_selector(f"layers[{start}:{stop}]").matches(info("x", layer=layer)) == (
+        start <= layer < stop
+    )
 
 
 @given(st.text("laeyrsxptmw[]:.0123456789*?!-_ ", max_size=20) | st.text(max_size=20))
@@ -183,7 +188,9 @@ def test_any_text_is_a_selector_or_a_value_error(text: str) -> None:
         assert {selector.matches(one) for one in MODEL} <= {True, False}
 
 
-@given(st.lists(st.sampled_from(["mlp", "!mlp", "layers[1:]", "!norm", "head", "re:q", "!*embed*"]), min_size=1))
+@given(
+    st.lists(st.sampled_from(["mlp", "!mlp", "layers[1:]", "!norm", "head", "re:q", "!*embed*"]), min_size=1)
+)
 def test_a_list_matches_what_its_parts_say(texts: list[str]) -> None:
     wanted = [text for text in texts if text[0] != "!"]
     taken = set().union(*(chosen(text[1:]) for text in texts if text[0] == "!"))

@@ -182,8 +182,10 @@ plain = st.recursive(
     | st.integers(-(1 << 63), (1 << 64) - 1)
     | st.floats(allow_nan=False)
     | st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]), max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(st.characters(categories=["L"]), min_size=1, max_size=4), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(categories=["L"]), min_size=1, max_size=4), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
