@@ -1,10 +1,10 @@
 """Do two engines give the same numbers? Every element of two bfloat16 outputs is compared, chunk by chunk.
 
 The unit is the bfloat16 step (ulp): both engines compute in float32 and round once, so that a sum taken in
-another order may end one step away, and nothing may end further away. TIES has one freedom more. Where
-several deltas of a tensor are exactly as large as the threshold, each engine must keep k elements in all but
-may choose *which* of the equal ones; such elements are counted by themselves, found from the thresholds of
-the inputs, which are computed here once more and exactly.
+another order may end one step away, and nothing may end further away. In TIES the engines differ by rule where
+several deltas of a tensor are exactly as large as the threshold: surgery keeps them all, mergekit keeps k
+elements in all, and its sort decides which of the equal ones. Such elements are counted by themselves, found
+from the thresholds of the inputs, which are computed here once more and exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How many elements differ by an arbitrary choice, how many otherwise, and by how much the latter do."""
+    """How many elements differ where a delta equals a threshold, how many elsewhere and by how much."""
 
     elements: int
     at_threshold: int = 0
@@ -45,7 +45,7 @@ class Differences:
 
     @property
     def same(self) -> bool:
-        """Return whether the outputs agree within rounding and arbitrary choices."""
+        """Return whether the outputs agree within rounding, thresholds aside."""
         return self.tensors_in_one_only == 0 and self.largest_step <= 1
 
     def record(self) -> dict[str, object]:
@@ -63,22 +63,22 @@ class Trim:
     models: tuple[dict[str, Stored], ...]
     density: float
 
-    def free(self, name: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def on_threshold(self, name: str, places: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return at which places some model's delta is exactly as large as the smallest that it keeps."""
         base = _floats(self.base[name])
-        free = np.zeros(places.size, dtype=np.bool_)
+        equal = np.zeros(places.size, dtype=np.bool_)
         for model in self.models:
             sizes = np.abs(_floats(model[name]) - base)
             at_places = sizes[places]
             kept = max(1, int(self.density * sizes.size))
             # the k-th largest; the sizes are not needed in order any more, so that no copy is made
             sizes.partition(sizes.size - kept)
-            free |= at_places == sizes[sizes.size - kept]
-        return free
+            equal |= at_places == sizes[sizes.size - kept]
+        return equal
 
 
 def compare(left: Path, right: Path, trim: Trim | None = None) -> Differences:
-    """Compare two outputs; with `trim`, tell choices among equal deltas from real differences."""
+    """Compare two outputs; with `trim`, tell deltas that equal a threshold from all others."""
     lefts, rights = stored(left), stored(right)
     found = Differences(0, tensors_in_one_only=len(lefts.keys() ^ rights.keys()))
     for name in sorted(lefts.keys() & rights.keys()):
@@ -91,14 +91,14 @@ def _compare_tensor(left: Stored, right: Stored, trim: Trim | None) -> Differenc
     if left.spec != right.spec:
         raise ValueError(f"{left.spec.name}: {left.spec} and {right.spec} cannot be compared")
     places, a, b = _differing(left, right)
-    chosen = 0
+    at_threshold = 0
     if trim and places.size:
-        free = trim.free(left.spec.name, places)
-        chosen, a, b = int(free.sum()), a[~free], b[~free]
+        equal = trim.on_threshold(left.spec.name, places)
+        at_threshold, a, b = int(equal.sum()), a[~equal], b[~equal]
     steps = np.abs(_ordered(a) - _ordered(b))
     gaps = np.abs(_widened(a) - _widened(b))
     most = int(steps.max(initial=0)), float(gaps.max(initial=0))
-    return Differences(left.spec.elements, chosen, a.size, *most)
+    return Differences(left.spec.elements, at_threshold, a.size, *most)
 
 
 def _differing(left: Stored, right: Stored) -> tuple[NDArray[np.int64], Bits, Bits]:

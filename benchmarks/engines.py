@@ -105,21 +105,16 @@ def finished(usage: Usage) -> dict[str, Any]:
     raise SystemExit(f"a program under test failed with exit code {usage.returncode}:\n{words}")
 
 
-def surgery_recipe(method: str, models: dict[str, Path], out: Path) -> str:
-    """Return surgery's recipe: equal weights; for ties, half of each delta kept."""
+def surgery_recipe(method: str, models: dict[str, Path], out: Path | None = None) -> str:
+    """Return surgery's recipe: equal weights; for ties, half of each delta kept. Without `out`: for planning."""
     needed = _inputs(method, models)
     merged = {name: _parameters(method) for name in needed if name != "base"}
     step: dict[str, Any] = {"op": f"merge.{method}", "models": merged}
     if "base" in needed:
         step["base"] = "base"
-    return _yaml(
-        {
-            "surgery": 1,
-            "models": {name: str(models[name]) for name in needed},
-            "steps": {"merged": step},
-            "output": {"model": "merged", "to": str(out), "dtype": "bfloat16"},
-        }
-    )
+    output = {"model": "merged", "dtype": "bfloat16"} | ({"to": str(out)} if out else {})
+    sources = {name: str(models[name]) for name in needed}
+    return _yaml({"surgery": 1, "models": sources, "steps": {"merged": step}, "output": output})
 
 
 def mergekit_document(method: str, variant: str, models: dict[str, Path]) -> str:

@@ -110,8 +110,8 @@ def _ratios(outcomes: list[Outcome]) -> Table:
 
 
 def _differences(outcomes: list[Outcome]) -> Table:
-    """Split the elements that differ: equal deltas at a threshold, which leave a choice, and all others."""
-    columns = ("method", "against", "by choice at a threshold", "otherwise", "by at most", "same")
+    """Split the elements that differ: those where a delta equals a threshold, and all others."""
+    columns = ("method", "against", "at a threshold", "elsewhere", "by at most", "same")
     grid = Table(*columns, title="elements of surgery's output that differ from mergekit's")
     for outcome in outcomes:
         for name, found in outcome.differences.items():

@@ -1,13 +1,12 @@
 """Time and memory of `surgery plan` on two mixture-of-experts checkpoints of 671 billion parameters.
 
-    python benchmarks/plan.py [--work DIR] [--format bf16|fp8]
+    python benchmarks/plan.py [--work DIR]
 
-The checkpoints are headers only: every shard has its real header and its real size, and a hole where the
-weights would be, so that 163 shards of 8 GB take 20 MB of disk. Planning must read no weight: here it would
-have 2.7 TB of zeros to get through.
-
-`fp8` is DeepSeek-V3's own layout: 256 experts a layer, float8 weights, each with its `weight_scale_inv`.
-`bf16` has as many parameters and as many tensors without scales: 512 experts a layer, each half as wide.
+The model is DeepSeek-V3's in shape and size, in bfloat16; it has 512 experts a layer, each half as wide, instead
+of 256, and so as many tensors as the original has with the scales of its float8 weights: about 90,000. The
+checkpoints are headers only: every shard has its real header and its real size, and a hole where the weights
+would be, so that 163 shards of 8 GB take 20 MB of disk. A plan that read weights would have 2.7 TB of zeros to get
+through. The recipe names no output folder: the disk need not have room for the result.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import argparse
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,142 +27,121 @@ from rich.table import Table
 
 HIDDEN, DENSE, VOCABULARY = 7168, 18432, 129280
 LAYERS, DENSE_LAYERS, HEADS = 61, 3, 128
+EXPERTS, WIDTH, SHARED = 512, 1024, 2048
 Q_RANK, KV_RANK, NOPE, ROPE, VALUE = 1536, 512, 128, 64, 128
-BLOCK = 128
 SHARDS = 163
 TARGET_SECONDS, TARGET_BYTES = 30.0, 1_000_000_000
 MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Experts:
-    """How the parameters are stored: experts a layer, their width, float8 with scales or bfloat16."""
-
-    count: int
-    width: int
-    fp8: bool
-
-    def tensors(self) -> Iterator[Spec]:
-        """Yield every tensor of the model."""
-        yield Spec("model.embed_tokens.weight", "BF16", (VOCABULARY, HIDDEN))
-        for layer in range(LAYERS):
-            prefix = f"model.layers.{layer}."
-            yield from self._attention(f"{prefix}self_attn.")
-            yield from self._mlp(f"{prefix}mlp.", layer)
-            yield Spec(f"{prefix}input_layernorm.weight", "BF16", (HIDDEN,))
-            yield Spec(f"{prefix}post_attention_layernorm.weight", "BF16", (HIDDEN,))
-        yield Spec("model.norm.weight", "BF16", (HIDDEN,))
-        yield Spec("lm_head.weight", "BF16", (VOCABULARY, HIDDEN))
-
-    def _attention(self, prefix: str) -> Iterator[Spec]:
-        yield from self._matrix(f"{prefix}q_a_proj", Q_RANK, HIDDEN)
-        yield Spec(f"{prefix}q_a_layernorm.weight", "BF16", (Q_RANK,))
-        yield from self._matrix(f"{prefix}q_b_proj", HEADS * (NOPE + ROPE), Q_RANK)
-        yield from self._matrix(f"{prefix}kv_a_proj_with_mqa", KV_RANK + ROPE, HIDDEN)
-        yield Spec(f"{prefix}kv_a_layernorm.weight", "BF16", (KV_RANK,))
-        yield from self._matrix(f"{prefix}kv_b_proj", HEADS * (NOPE + VALUE), KV_RANK)
-        yield from self._matrix(f"{prefix}o_proj", HIDDEN, HEADS * VALUE)
-
-    def _mlp(self, prefix: str, layer: int) -> Iterator[Spec]:
-        if layer < DENSE_LAYERS:
-            yield from self._expert(prefix, DENSE)
-            return
-        yield Spec(f"{prefix}gate.weight", "BF16", (self.count, HIDDEN))
-        yield Spec(f"{prefix}gate.e_score_correction_bias", "F32", (self.count,))
-        for expert in range(self.count):
-            yield from self._expert(f"{prefix}experts.{expert}.", self.width)
-        yield from self._expert(f"{prefix}shared_experts.", 2048)
-
-    def _expert(self, prefix: str, width: int) -> Iterator[Spec]:
-        yield from self._matrix(f"{prefix}gate_proj", width, HIDDEN)
-        yield from self._matrix(f"{prefix}up_proj", width, HIDDEN)
-        yield from self._matrix(f"{prefix}down_proj", HIDDEN, width)
-
-    def _matrix(self, prefix: str, rows: int, columns: int) -> Iterator[Spec]:
-        yield Spec(f"{prefix}.weight", "F8_E4M3" if self.fp8 else "BF16", (rows, columns))
-        if self.fp8:
-            yield Spec(f"{prefix}.weight_scale_inv", "F32", (-(-rows // BLOCK), -(-columns // BLOCK)))
-
-    def config(self) -> dict[str, Any]:
-        """Return the model's `config.json`."""
-        config: dict[str, Any] = {
-            "architectures": ["DeepseekV3ForCausalLM"],
-            "model_type": "deepseek_v3",
-            "hidden_size": HIDDEN,
-            "intermediate_size": DENSE,
-            "moe_intermediate_size": self.width,
-            "num_hidden_layers": LAYERS,
-            "first_k_dense_replace": DENSE_LAYERS,
-            "moe_layer_freq": 1,
-            "n_routed_experts": self.count,
-            "n_shared_experts": 2048 // self.width,
-            "num_experts_per_tok": 8,
-            "n_group": 8,
-            "topk_group": 4,
-            "num_attention_heads": HEADS,
-            "num_key_value_heads": HEADS,
-            "q_lora_rank": Q_RANK,
-            "kv_lora_rank": KV_RANK,
-            "qk_nope_head_dim": NOPE,
-            "qk_rope_head_dim": ROPE,
-            "v_head_dim": VALUE,
-            "vocab_size": VOCABULARY,
-            "tie_word_embeddings": False,
-            "dtype": "bfloat16",
-        }
-        if self.fp8:
-            config["quantization_config"] = {
-                "quant_method": "fp8",
-                "fmt": "e4m3",
-                "activation_scheme": "dynamic",
-                "weight_block_size": [BLOCK, BLOCK],
-            }
-        return config
-
-
-FORMATS = {"bf16": Experts(512, 1024, fp8=False), "fp8": Experts(256, 2048, fp8=True)}
+CONFIG: dict[str, Any] = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "hidden_size": HIDDEN,
+    "intermediate_size": DENSE,
+    "moe_intermediate_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "first_k_dense_replace": DENSE_LAYERS,
+    "moe_layer_freq": 1,
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": SHARED // WIDTH,
+    "num_experts_per_tok": 8,
+    "n_group": 8,
+    "topk_group": 4,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "q_lora_rank": Q_RANK,
+    "kv_lora_rank": KV_RANK,
+    "qk_nope_head_dim": NOPE,
+    "qk_rope_head_dim": ROPE,
+    "v_head_dim": VALUE,
+    "vocab_size": VOCABULARY,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
 
 
 def main() -> None:
     """Make the headers, time the plan, report."""
     parser = argparse.ArgumentParser(description="Time and memory of surgery plan on two 671 B checkpoints.")
     add_common(parser, name="plan")
-    parser.add_argument("--format", default="bf16", choices=FORMATS, help="how the weights are stored (bf16)")
     args = parser.parse_args()
     machine = describe(pin(args.cores))
-    experts = FORMATS[args.format]
-    folders = {name: _make(experts, args.work / "models" / f"moe-671b-{args.format}" / name) for name in "ab"}
+    specs = list(_tensors())
+    folders = {name: _make(specs, args.work / "models" / "moe-671b" / name) for name in "ab"}
     recipe = args.work / "plan-671b.yaml"
-    recipe.write_text(surgery_recipe("linear", folders, args.work / "out" / "plan"), encoding="utf-8")
+    recipe.write_text(surgery_recipe("linear", folders), encoding="utf-8")
     usage = watch(surgery("plan", str(recipe)), args.work)
     if usage.returncode:
         raise SystemExit(f"surgery plan failed with exit code {usage.returncode}:\n{usage.stderr[-4000:]}")
-    tensors = sum(1 for _ in experts.tensors())
-    parameters = sum(spec.elements for spec in experts.tensors() if "scale_inv" not in spec.name)
+    parameters = sum(spec.elements for spec in specs)
     record = {
         "machine": machine,
-        "settings": {"format": args.format, "tensors": tensors, "parameters": parameters, "shards": SHARDS},
+        "settings": {"tensors_each": len(specs), "parameters_each": parameters, "shards_each": SHARDS},
         "seconds": round(usage.seconds, 2),
         "peak_resident_mib": round(usage.peak_resident / MIB),
+        "peak_anonymous_mib": round(usage.peak_anonymous / MIB),
     }
     missed = _missed(usage.seconds, usage.peak_resident)
-    finish(args.name, [_table(record, tensors, parameters)], missed, record)
+    finish(args.name, [_table(record, len(specs), parameters)], missed, record)
 
 
-def _make(experts: Experts, folder: Path) -> Path:
+def _tensors() -> Iterator[Spec]:
+    """Yield every tensor of the model."""
+    yield _spec("model.embed_tokens.weight", VOCABULARY, HIDDEN)
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}."
+        yield _spec(f"{prefix}input_layernorm.weight", HIDDEN)
+        yield from _attention(f"{prefix}self_attn.")
+        yield _spec(f"{prefix}post_attention_layernorm.weight", HIDDEN)
+        yield from _mlp(f"{prefix}mlp.", layer)
+    yield _spec("model.norm.weight", HIDDEN)
+    yield _spec("lm_head.weight", VOCABULARY, HIDDEN)
+
+
+def _attention(prefix: str) -> Iterator[Spec]:
+    yield _spec(f"{prefix}q_a_proj.weight", Q_RANK, HIDDEN)
+    yield _spec(f"{prefix}q_a_layernorm.weight", Q_RANK)
+    yield _spec(f"{prefix}q_b_proj.weight", HEADS * (NOPE + ROPE), Q_RANK)
+    yield _spec(f"{prefix}kv_a_proj_with_mqa.weight", KV_RANK + ROPE, HIDDEN)
+    yield _spec(f"{prefix}kv_a_layernorm.weight", KV_RANK)
+    yield _spec(f"{prefix}kv_b_proj.weight", HEADS * (NOPE + VALUE), KV_RANK)
+    yield _spec(f"{prefix}o_proj.weight", HIDDEN, HEADS * VALUE)
+
+
+def _mlp(prefix: str, layer: int) -> Iterator[Spec]:
+    if layer < DENSE_LAYERS:
+        yield from _expert(prefix, DENSE)
+        return
+    yield _spec(f"{prefix}gate.weight", EXPERTS, HIDDEN)
+    yield Spec(f"{prefix}gate.e_score_correction_bias", "F32", (EXPERTS,))
+    for expert in range(EXPERTS):
+        yield from _expert(f"{prefix}experts.{expert}.", WIDTH)
+    yield from _expert(f"{prefix}shared_experts.", SHARED)
+
+
+def _expert(prefix: str, width: int) -> Iterator[Spec]:
+    yield _spec(f"{prefix}gate_proj.weight", width, HIDDEN)
+    yield _spec(f"{prefix}up_proj.weight", width, HIDDEN)
+    yield _spec(f"{prefix}down_proj.weight", HIDDEN, width)
+
+
+def _spec(name: str, *shape: int) -> Spec:
+    return Spec(name, "BF16", shape)
+
+
+def _make(specs: list[Spec], folder: Path) -> Path:
     """Return a folder of shards that are headers and holes, made where it is not there yet."""
     if folder.exists():
         return folder
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    cut = _cut(list(experts.tensors()))
+    cut = _cut(specs)
     files = {shard_name(i, len(cut)): specs for i, specs in enumerate(cut, 1)}
-    for name, specs in files.items():
-        head = header(specs)
+    for name, held in files.items():
+        head = header(held)
         (partial / name).write_bytes(head)
-        os.truncate(partial / name, len(head) + sum(spec.nbytes for spec in specs))
-    write_sidecars(partial, files, experts.config())
+        os.truncate(partial / name, len(head) + sum(spec.nbytes for spec in held))
+    write_sidecars(partial, files, CONFIG)
     os.rename(partial, folder)
     return folder
 

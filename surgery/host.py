@@ -159,10 +159,10 @@ class Host:
             self._manager.register(module, name=plugin.name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            self._manager.unregister(module)
-            raise PluginError(
-                f"{plugin}: {error}; compare with the signatures in surgery.hookspecs"
-            ) from error
+            if self._manager.is_registered(module):
+                self._manager.unregister(module)
+            told = " ".join(str(error).split())
+            raise PluginError(f"{plugin}: {told}; compare with the signatures in surgery.hookspecs") from error
         self._loaded[plugin.name] = plugin
         for op in self._ops_of(plugin, module):
             self._add_op(op, plugin)

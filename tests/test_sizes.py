@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from surgery.sizes import parse_size
 
 
@@ -23,7 +24,9 @@ def test_gb_is_decimal_gib_is_binary_and_case_and_spaces_do_not_matter(written, 
     assert parse_size(written) == count
 
 
-@pytest.mark.parametrize("written", ["5XB", "", "GB", "-5GB", "5 G B", "1e9", "5GBs", "٥GB", "5,0GB", "inf", True])
+@pytest.mark.parametrize(
+    "written", ["5XB", "", "GB", "-5GB", "5 G B", "1e9", "5GBs", "٥GB", "5,0GB", "inf", True]
+)
 def test_anything_else_is_an_error_that_shows_how_to_write_it(written):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parse_size(written)

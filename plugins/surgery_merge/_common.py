@@ -61,6 +61,19 @@ def lacks_base(signature: Signature) -> str | None:
     )
 
 
+def subtract(x: Chunk, index: int, out: Tensor) -> Tensor:
+    """Fill `out` with model - base."""
+    import torch
+
+    assert x.base is not None
+    return torch.sub(x.models[index], x.base, out=out)
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """Multiply in place; by 1 not at all, which saves a pass over the memory."""
+    return x if factor == 1 else x.mul_(factor)
+
+
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> Tensor:
     """Fill `out` with Σ w·x, first to last, and return it: one pass over the memory for each tensor but one."""
     import torch
@@ -89,8 +102,7 @@ def add_deltas(x: Chunk, weights: Sequence[float], scale: float) -> Tensor:
     torch.sub(x.models[0], base, out=out)
     if len(weights) == 1:
         return torch.add(base, out, alpha=weights[0] * scale, out=out)
-    if weights[0] != 1:
-        out.mul_(weights[0])
+    scaled(out, weights[0])
     delta = x.scratch(0)
     for model, weight in zip(x.models[1:], weights[1:], strict=True):
         torch.sub(model, base, out=delta)

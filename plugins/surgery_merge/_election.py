@@ -12,11 +12,13 @@ Three tools weight differently; here that is data:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from surgery.ops import Chunk
+from surgery_merge._common import scaled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +30,16 @@ BUFFERS: Final = 3  # scratch buffers of a chunk that `elected` uses
 
 @dataclass(frozen=True, slots=True)
 class Voter:
-    """One model's part in an election; `write` puts its delta into a buffer, again each time it is called."""
+    """One model's part in an election.
+
+    `write` puts its delta into a buffer, again each time it is called; of that, |x| <= `cutoff` counts as 0.
+    """
 
     write: Callable[[Tensor], object]
     ballot: float
     gain: float
     share: float
+    cutoff: float = 0.0
 
 
 def elected(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool, scale: float) -> Tensor:
@@ -47,45 +53,68 @@ def elected(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool,
     base = x.base
     assert base is not None
     voters = [voter for voter in voters if voter.ballot != 0]
+    if not voters:
+        return x.out.copy_(base)
+    if normalize and len({(voter.ballot, voter.gain, voter.share) for voter in voters}) == 1:
+        voters = _plain(voters)
     sign = _sign(x, voters, elect)
     out = _agreeing(x, voters, sign, normalize=normalize)
     out.mul_(sign)
     return torch.add(base, out, alpha=scale, out=out)
 
 
+def _plain(voters: Sequence[Voter]) -> list[Voter]:
+    """Cancel a weight that all have: the mean is the same, in fewer passes and roundings."""
+    return [
+        replace(voter, ballot=math.copysign(1, voter.ballot), gain=voter.gain / voter.share, share=1.0)
+        for voter in voters
+    ]
+
+
 def _sign(x: Chunk, voters: Sequence[Voter], elect: Elect) -> Tensor:
-    """Return the elected signs, +1 or -1, in scratch buffer 0."""
+    """Return the elected signs, +1 or -1, in scratch buffer 0. Sums that cancel are +0 and elect +1."""
     import torch
 
     sign, delta = x.scratch(0), x.scratch(1)
-    sign.zero_()  # +0: a sum that cancels then stays +0 and elects +1
-    for voter in voters:
-        voter.write(delta)
+    for index, voter in enumerate(voters):
+        to = delta if index else sign
+        voter.write(to)
+        if voter.cutoff:
+            torch.hardshrink(to, voter.cutoff, out=to)
         if elect == "count":
-            sign.add_(delta.sign_(), alpha=1.0 if voter.ballot > 0 else -1.0)
+            to.sign_()
+        ballot = math.copysign(1, voter.ballot) if elect == "count" else voter.ballot
+        if index:
+            sign.add_(delta, alpha=ballot)
         else:
-            sign.add_(delta, alpha=voter.ballot)
+            scaled(sign, ballot)
     one = torch.ones((), dtype=sign.dtype, device=sign.device)
     return torch.copysign(one, sign, out=sign)
 
 
 def _agreeing(x: Chunk, voters: Sequence[Voter], sign: Tensor, *, normalize: bool) -> Tensor:
-    """Return Σ m·gain·τ̂·σ, divided by Σ m·share if `normalize`, in `x.out`."""
-    out, delta, total = x.out.zero_(), x.scratch(1), x.scratch(2)
-    total.zero_()
-    for voter in voters:
-        voter.write(delta)
-        delta.mul_(sign)
-        # what is left is where ballot·τ̂ has the elected sign
-        if voter.ballot > 0:
-            delta.clamp_(min=0)
+    """Return σ·Σ m·gain·τ̂, divided by Σ m·share if `normalize`, in `x.out`."""
+    import torch
+
+    out, delta, total = x.out, x.scratch(1), x.scratch(2)
+    for index, voter in enumerate(voters):
+        to = delta if index else out
+        voter.write(to)
+        to.mul_(sign)
+        if voter.ballot < 0:
+            to.neg_()
+        torch.threshold_(to, voter.cutoff, 0)  # |τ̂| where ballot·τ̂ has the elected sign, else 0
+        gain = math.copysign(voter.gain, voter.gain * voter.ballot)
+        if index:
+            out.add_(delta, alpha=gain)
+            if normalize:
+                total.add_(delta.sign_(), alpha=voter.share)
         else:
-            delta.clamp_(max=0)
-        out.add_(delta, alpha=voter.gain)
-        if normalize:
-            total.add_(delta.sign_(), alpha=voter.share if voter.ballot > 0 else -voter.share)
+            if normalize:
+                scaled(torch.sign(out, out=total), voter.share)
+            scaled(out, gain)
     if normalize:
-        _divide(out, total, min((voter.share for voter in voters), default=1.0))
+        _divide(out, total, min(voter.share for voter in voters))
     return out
 
 

@@ -8,6 +8,7 @@ bracket of all numbers. Each pass serves all models.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -103,25 +104,19 @@ def solve(signature: Signature, total: Part, found: Search | None) -> Search:
     return search
 
 
-def trim(delta: Tensor, threshold: Threshold | None) -> Tensor:
-    """Set what is smaller than the threshold to 0, in place; what equals it stays."""
-    import torch
+def cutoff(threshold: Threshold | None, *, double: bool) -> float:
+    """Return the number that every |τ| below the threshold is at most equal to: the largest one not kept.
 
-    from surgery.math.select import keep
-
+    0 keeps everything. Thresholds are float32: float64 deltas are kept if they round to one that is.
+    """
     if threshold is None or threshold.bits == 0:
-        return delta
-    if delta.dtype == torch.float32:
-        # keeps |x| > λ: λ is the float below the threshold; one pass and no mask
-        return torch.hardshrink(delta, _float_below(threshold), out=delta)
-    return delta.masked_fill_(keep(delta, threshold).logical_not_(), 0)
+        return 0.0
+    below = float(struct.unpack("<f", struct.pack("<I", threshold.bits - 1))[0])
+    if not double:
+        return below
+    half_way = (below + threshold.value) / 2  # rounds to the one whose last bit is 0
+    return half_way if threshold.bits & 1 else math.nextafter(half_way, 0.0)
 
 
 def _is_searched(density: float, numel: int) -> bool:
     return 0 < keeps(density, numel) < numel
-
-
-def _float_below(threshold: Threshold) -> float:
-    import struct
-
-    return float(struct.unpack("<f", struct.pack("<I", threshold.bits - 1))[0])

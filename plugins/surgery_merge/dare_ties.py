@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, Split, op
-from surgery_merge._common import Sparse, densities_of, lacks_base, weights_of
+from surgery_merge._common import Sparse, densities_of, lacks_base, subtract, weights_of
 from surgery_merge._drop import Dare, Drop, factors, same, split_of
 from surgery_merge._election import BUFFERS, Elect, Voter, elected
 
@@ -66,9 +66,6 @@ def _survivors(x: Chunk, index: int, density: float) -> Tensor | None:
 
 
 def _write(x: Chunk, index: int, survivors: Tensor | None, out: Tensor) -> None:
-    import torch
-
-    assert x.base is not None
-    torch.sub(x.models[index], x.base, out=out)
+    subtract(x, index, out)
     if survivors is not None:
         out.mul_(survivors)

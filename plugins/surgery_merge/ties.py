@@ -10,13 +10,12 @@ from pydantic import Field
 from surgery.ops import BASE, Chunk, Params, Reduce, Scan, Signature, Split, op
 from surgery.scalars import Scalar
 from surgery_merge import _trim
-from surgery_merge._common import Sparse, densities_of, lacks_base, weights_of
+from surgery_merge._common import Sparse, densities_of, lacks_base, subtract, weights_of
 from surgery_merge._election import BUFFERS, Elect, Voter, elected
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.math.select import Threshold
     from surgery_merge._trim import Part, Search
 
 
@@ -101,13 +100,15 @@ class TiesOp(Reduce):
     def apply(self, x: Chunk, p: Ties, found: Any) -> Tensor:
         """Return the merged range."""
         thresholds = found or [None] * len(x.models)
+        double = x.out.element_size() == 8
         weighted = p.weighting == "weighted"
         voters = [
             Voter(
-                write=partial(_write, x, index, thresholds[index]),
+                write=partial(subtract, x, index),
                 ballot=weight if weighted else 1.0,
                 gain=weight,
                 share=weight if weighted else 1.0,
+                cutoff=_trim.cutoff(thresholds[index], double=double),
             )
             for index, (weight, density) in enumerate(
                 zip(weights_of(x.signature), densities_of(x.signature), strict=True)
@@ -115,10 +116,3 @@ class TiesOp(Reduce):
             if density > 0
         ]
         return elected(x, voters, elect=p.elect, normalize=p.normalize, scale=p.lambda_)
-
-
-def _write(x: Chunk, index: int, threshold: Threshold | None, out: Tensor) -> None:
-    import torch
-
-    assert x.base is not None
-    _trim.trim(torch.sub(x.models[index], x.base, out=out), threshold)

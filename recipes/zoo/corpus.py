@@ -13,6 +13,7 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 HELD_OUT_BYTES = 24_000
@@ -54,7 +55,9 @@ def code(stdlib: Path) -> Split:
             (held_out if str(inside.with_suffix("")) in HELD_OUT_MODULES else train).append(text)
     share = HELD_OUT_BYTES // len(HELD_OUT_MODULES)
     # The middle of a module: its beginning is more often a notice than code.
-    return Split(train, "".join(clip(text[len(text) // 2 :], share) or clip(text, share) for text in held_out))
+    return Split(
+        train, "".join(clip(text[len(text) // 2 :], share) or clip(text, share) for text in held_out)
+    )
 
 
 def prose(rdb: Path) -> Split:
@@ -102,8 +105,10 @@ def bible_lines(data: bytes) -> list[str]:
     (count,) = struct.unpack_from(">I", data, 0x58)
     starts = [*struct.unpack_from(f">{count}I", data, 0x5C), len(data)]
     # Python has no LZW; gzip reads it, given back the three bytes of magic that the package leaves out.
-    streams = (b"\x1f\x9d\x90" + data[a:b] for a, b in zip(starts, starts[1:], strict=False))
-    unpacked = [subprocess.run(["gzip", "-dc"], input=s, capture_output=True, check=True).stdout for s in streams]
+    streams = (b"\x1f\x9d\x90" + data[a:b] for a, b in pairwise(starts))
+    unpacked = [
+        subprocess.run(["gzip", "-dc"], input=s, capture_output=True, check=True).stdout for s in streams
+    ]
     return b"".join(unpacked).decode("utf-8").splitlines()
 
 
@@ -119,7 +124,7 @@ def math() -> Split:
 
 def problem(rng: random.Random) -> str:
     """Return one line: a sum, a difference, a product, a quotient or a chain of two."""
-    a, b, c = rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)
+    a, b, c = rng.randint(2, 49), rng.randint(2, 49), rng.randint(2, 9)
     forms: tuple[Callable[[], str], ...] = (
         lambda: f"{a} + {b} = {a + b}\n",
         lambda: f"{a + b} - {b} = {a}\n",

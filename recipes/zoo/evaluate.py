@@ -28,7 +28,9 @@ Losses = dict[str, float]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table for the folders named on the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+", metavar="DIR", help="a checkpoint or LoRA folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the losses here")
     options = parser.parse_args(arguments)
@@ -45,15 +47,18 @@ def quieten() -> None:
     warnings.filterwarnings("ignore")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    library: Any = logging  # its functions carry no types
+    library.set_verbosity_error()
+    library.disable_progress_bar()
 
 
 def measure(folder: Path) -> Losses:
     """Return a model's loss in nats per byte on every domain, and the mean of the merged ones."""
     model, tokenizer = open_model(folder)
-    losses = {domain: loss(model, tokenizer, (HELD_OUT / f"{domain}.txt").read_text("utf-8"))
-              for domain in (*MERGED, *ADAPTED)}
+    losses = {
+        domain: loss(model, tokenizer, (HELD_OUT / f"{domain}.txt").read_text("utf-8"))
+        for domain in (*MERGED, *ADAPTED)
+    }
     losses["mean"] = sum(losses[domain] for domain in MERGED) / len(MERGED)
     return {column: round(losses[column], 4) for column in COLUMNS}
 
@@ -70,7 +75,7 @@ def open_model(folder: Path) -> tuple[Any, Any]:
         checkpoint = folder / json.loads(adapter.read_text("utf-8"))["base_model_name_or_path"]
     if not (checkpoint / "config.json").is_file():
         sys.exit(f"evaluate: `{checkpoint}` has no config.json; name a folder with a model or an adapter")
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     if adapter.is_file():
         from peft import PeftModel
 
@@ -98,7 +103,9 @@ def surprise(model: Any, rows: Any) -> float:
     import torch
 
     logits = model(input_ids=rows).logits[:, :-1]
-    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum"))
+    return float(
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+    )
 
 
 def show(table: dict[str, Losses]) -> None:

@@ -78,7 +78,7 @@ def _snapshot(source: str, repo: str, revision: str | None) -> Path:
             patterns = [*_HUB_FILES, "*.bin"]
             found = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's, the HTTP client's and the file system's: all the user's to mend
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
             f"{source}: there is no such file or folder, and it was not found on the Hub: {reason};"
             " check the name; for a private model log in with `hf auth login`; offline, fetch it before"

@@ -9,7 +9,8 @@ from pathlib import Path
 from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.files import LocalFile, Stamp, fingerprint
 from surgery.checkpoint.memory import MemoryCheckpoint
-from surgery.checkpoint.pickles import flat_state_dict, globals_in, unsafe
+from surgery.checkpoint.state_dict import flat_state_dict, unsafe
+from surgery.checkpoint.unpickler import globals_in
 from surgery.errors import CheckpointError
 
 

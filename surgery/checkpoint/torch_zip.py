@@ -16,8 +16,9 @@ from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
 from surgery.checkpoint.files import LocalFile, fingerprint
-from surgery.checkpoint.pickles import TensorView, read_state_dict
+from surgery.checkpoint.state_dict import read_state_dict
 from surgery.checkpoint.strided import View, gather
+from surgery.checkpoint.unpickler import TensorView
 from surgery.errors import CheckpointError
 from surgery.tensors import DTYPES, TensorSpec, tag_of
 
@@ -124,13 +125,14 @@ class _Directory:
                 f"{self._file.path}: entry `{name}` is compressed or encrypted, which torch.save never does;"
                 " it may be a decompression bomb"
             )
-        header = bytearray(_LOCAL_HEADER)
-        self._file.read_into(info.header_offset, memoryview(header), f"entry `{name}`")
+        start, header = info.header_offset, bytearray(_LOCAL_HEADER)
+        if 0 <= start <= self._size - _LOCAL_HEADER:
+            self._file.read_into(start, memoryview(header), f"entry `{name}`")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        entry = Entry(info.header_offset + _LOCAL_HEADER + lengths, info.file_size)
+        entry = Entry(start + _LOCAL_HEADER + lengths, info.file_size)
         if not header.startswith(ZIP_MAGIC) or entry.offset + entry.nbytes > self._size:
             raise CheckpointError(
-                f"{self._file.path}: entry `{name}` is not at byte {info.header_offset}; the file is damaged"
+                f"{self._file.path}: entry `{name}` is not at byte {start}; the file is damaged"
             )
         return entry
 

@@ -24,7 +24,7 @@ _ADVICE: Final = {
     errno.ENOSPC: "free some space or write elsewhere",
     errno.EDQUOT: "raise the quota or write elsewhere",
     errno.EFBIG: "the file system takes no file of this size: lower output.shard_size",
-    errno.EROFS: "write elsewhere",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST), "write elsewhere"),
 }
 
 
@@ -46,6 +46,8 @@ class SafetensorsWriter(Writer):
         another size or header, left by a run with another layout, is replaced. Raises ResourceError if not
         all fit on the disk.
         """
+        with _resource(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         chosen = self.chosen(files)
         kept = frozenset(shard.file for shard in chosen if self._reopen(shard))
         new = [shard for shard in chosen if shard.file not in kept]
@@ -69,7 +71,6 @@ class SafetensorsWriter(Writer):
 
     def _available(self) -> int:
         with _resource(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
             status = os.statvfs(self._folder)
         return status.f_bavail * status.f_frsize
 

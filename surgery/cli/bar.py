@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from surgery.cli.console import printable, rich_console
+from surgery.tensors import human_bytes
 
 if TYPE_CHECKING:
     from surgery.execute.report import Progress as Step
@@ -21,23 +22,22 @@ class Bar:
             Progress,
             TextColumn,
             TimeRemainingColumn,
-            TransferSpeedColumn,
         )
         from rich.table import Column
 
         name = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%", markup=False),
             DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             TextColumn("{task.fields[tensor]}", markup=False, table_column=name),
             console=rich_console(err=True),
             transient=True,
             expand=True,
         )
-        self._task = self._progress.add_task("", total=None, tensor="")
+        self._task = self._progress.add_task("", total=None, tensor="", rate="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -54,4 +54,8 @@ class Bar:
 
     def show(self, done: int, total: int, tensor: str) -> None:
         """Show bytes done of all, and a tensor's name."""
-        self._progress.update(self._task, completed=done, total=max(total, 1), tensor=printable(tensor))
+        speed = self._progress.tasks[self._task].speed
+        rate = f"{human_bytes(speed)}/s" if speed else ""
+        self._progress.update(
+            self._task, completed=done, total=max(total, 1), tensor=printable(tensor), rate=rate
+        )

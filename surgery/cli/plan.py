@@ -159,7 +159,7 @@ def _totals(summary: Summary) -> None:
                 f"{human_bytes(summary.peak)} at most with {count(summary.workers, 'worker')}, "
                 f"of {human_bytes(summary.budget)} allowed",
             ),
-            ("time", f"about {duration(summary.seconds)}, an estimate: the bytes moved at 1 GB/s"),
+            ("time", f"{duration(summary.seconds)}, an estimate: the bytes moved at 1 GB/s"),
         ]
     )
 

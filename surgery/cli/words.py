@@ -19,15 +19,13 @@ def millions(number: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    """Return a time roughly, as people say it: `less than 1 s`, `about 12 s`, `about 3 min`, `about 2 h 5 min`."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 90:
+        return f"about {round(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min" if minutes < 60 else f"about {minutes // 60} h {minutes % 60} min"
 
 
 def ranges(numbers: Iterable[int]) -> str:

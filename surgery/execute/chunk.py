@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from surgery.errors import PluginError
 from surgery.execute.arena import Arena
 from surgery.math.random import stream_key, uniform
 from surgery.ops import Signature
@@ -23,8 +24,9 @@ class EngineChunk:
         base: torch.Tensor | None,
         start: int,
         arena: Arena,
-        key: tuple[int, str, int],
+        key: tuple[int, str, int] | None,
     ) -> None:
+        """`key` is (seed, op, its version), which draws depend on; None for a sample, whose elements have no index."""
         self.signature = signature
         self.models = models
         self.base = base
@@ -33,7 +35,26 @@ class EngineChunk:
         self._key = key
         self._out: torch.Tensor | None = None
         self._scratch: dict[int, torch.Tensor] = {}
-        self.shape = models[0].shape if models else base.shape  # type: ignore[union-attr]
+        self.shape = self.inputs[0].shape
+
+    @property
+    def inputs(self) -> list[torch.Tensor]:
+        """Return all inputs, the base first."""
+        return [*self.models] if self.base is None else [self.base, *self.models]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the compute dtype."""
+        return self.inputs[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the inputs are."""
+        return self.inputs[0].device
+
+    def writes(self) -> list[int]:
+        """Return how often each input has been written to since it was made."""
+        return [tensor._version for tensor in self.inputs]
 
     @property
     def out(self) -> torch.Tensor:
@@ -50,11 +71,12 @@ class EngineChunk:
 
     def uniform(self, stream: int = 0) -> torch.Tensor:
         """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
+        if self._key is None:
+            what = "draws in a sampling pass, whose elements have no index"
+            raise PluginError(f"{self.signature.name}: the op {what}; let it scan all")
         seed, op, version = self._key
         key = stream_key(seed, op, self.signature.name, stream, version)
         return uniform(key, self.start, self._buffer())
 
     def _buffer(self) -> torch.Tensor:
-        like = self.models[0] if self.models else self.base
-        assert like is not None
-        return self._arena.take(like.numel(), like.dtype).view(self.shape)
+        return self._arena.take(self.shape.numel(), self.dtype).view(self.shape)

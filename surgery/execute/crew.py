@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from surgery.execute.evaluate import Evaluator
-from surgery.execute.jobs import Phases, Unit
+from surgery.execute.needs import Phases, Unit
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +66,7 @@ class Crew:
 
     def _work(self, evaluator: Evaluator) -> None:
         try:
+            torch.set_num_threads(1)  # a thread does not inherit it; work is spread over workers, not inside ops
             with evaluator.place.working():
                 while (task := self._take()) is not None:
                     active, unit = task

@@ -7,20 +7,33 @@ its gather passes found, a TENSOR or GROUP op's result is held whole. Both are l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
-from surgery.errors import CheckpointError, OpError, SurgeryError
+from surgery.errors import CheckpointError, OpError
 from surgery.execute.arena import Arena
 from surgery.execute.chunk import EngineChunk
+from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
 from surgery.math.convert import decode, encode
 from surgery.math.reduce import first_nonfinite, nan_free
-from surgery.ops import Split
-from surgery.plan.nodes import Agree, Apply, GroupCall, Member, Node, Rows, Source, inputs_of, sources
-from surgery.tensors import DTYPES, nbytes
+from surgery.ops import BLOCK, Signature, Split
+from surgery.plan.nodes import (
+    Agree,
+    Apply,
+    GroupCall,
+    Member,
+    Node,
+    Rows,
+    Scope,
+    Source,
+    inputs_of,
+    sources,
+)
+from surgery.schedule.jobs import ALIGNED
+from surgery.tensors import DTYPES, TensorSpec, nbytes
 
 
 @dataclass(slots=True)
@@ -36,6 +49,11 @@ def compute_dtype(root: Node) -> torch.dtype:
     return torch.float64 if any(source.spec.dtype == "F64" for source in sources(root)) else torch.float32
 
 
+def draw_key(node: Apply) -> tuple[int, str, int]:
+    """Return what an op's random numbers depend on, besides tensor, stream and element."""
+    return node.seed, node.op.name, node.op.version
+
+
 class Evaluator:
     """Computes ranges of nodes on one device with one worker's scratch memory."""
 
@@ -45,11 +63,22 @@ class Evaluator:
         self.arena = Arena(place.device)
         self.bytes_read = 0
         self._memo: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
+        self._raw: dict[tuple[int, int, int], torch.Tensor] = {}
+        self._model_numel: dict[int, int] = {}
 
     def begin(self) -> None:
         """Forget the last chunk; its buffers are used again."""
         self.arena.reset()
         self._memo.clear()
+        self._raw.clear()
+
+    def root(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
+        """Return elements that are to be written; those that no op has looked at are checked here."""
+        value = self.value(node, start, stop, held, dtype)
+        source = _source_of(node)
+        if source is not None and self.policy == "error" and not nan_free(value):
+            raise self._nonfinite(source)
+        return value
 
     def value(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return elements start to stop of a node, flat, in the compute dtype. Must not be written to."""
@@ -76,25 +105,38 @@ class Evaluator:
                 raise AssertionError("tensors without arithmetic are copied as bytes")
 
     def _load(self, node: Source, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
-        tag = node.spec.dtype
-        raw = self.arena.staging(nbytes(stop - start, tag))
-        node.checkpoint.read_into(node.spec.name, nbytes(start, tag), raw.numpy().data)
-        self.bytes_read += raw.numel()
+        kept = self._raw.get((id(node), start, stop))
+        raw = self._read(node, start, stop) if kept is None else kept
         out = self.arena.take(stop - start, dtype)
-        decode(self.place.to_device(raw, self.arena), tag, out)
-        if self.place.stream is None:
+        decode(self.place.to_device(raw, self.arena), node.spec.dtype, out)
+        if self.place.stream is None and kept is None:
             self.arena.give_back_staging()  # decoded already: the next input is read into the same cached bytes
         if self.policy == "zero":
             torch.nan_to_num_(out, nan=0.0, posinf=0.0, neginf=0.0)
         return out
 
+    def raw(self, node: Source, start: int, stop: int) -> torch.Tensor:
+        """Return stored bytes of elements start to stop; until `begin`, `value` does not read them again."""
+        self._raw[id(node), start, stop] = raw = self._read(node, start, stop)
+        return raw
+
+    def _read(self, node: Source, start: int, stop: int) -> torch.Tensor:
+        tag = node.spec.dtype
+        raw = self.arena.staging(nbytes(stop - start, tag))
+        node.checkpoint.read_into(node.spec.name, nbytes(start, tag), raw.numpy().data)
+        self.bytes_read += raw.numel()
+        return raw
+
+    def operand(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
+        """Return a value as ops see it: float64 that another op chose to return is rounded."""
+        value = self.value(node, start, stop, held, dtype)
+        return value if value.dtype == dtype else value.to(dtype)
+
     def chunk(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of elements start to stop."""
-        models = [self.value(child, start, stop, held, dtype) for child in node.models]
-        base = None if node.base is None else self.value(node.base, start, stop, held, dtype)
-        return EngineChunk(
-            node.signature, models, base, start, self.arena, (node.seed, node.op.name, node.op.version)
-        )
+        models = [self.operand(child, start, stop, held, dtype) for child in node.models]
+        base = None if node.base is None else self.operand(node.base, start, stop, held, dtype)
+        return EngineChunk(self._signature(node), models, base, start, self.arena, draw_key(node))
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
@@ -105,123 +147,128 @@ class Evaluator:
         for start, stop in runs:
             self.begin()
             for child, out in zip(children, joined, strict=True):
-                out[at : at + stop - start] = self.value(child, start, stop, held, dtype)
+                out[at : at + stop - start] = self.operand(child, start, stop, held, dtype)
             at += stop - start
+            self.place.finish()
         self.begin()
         base = joined.pop(0) if node.base is not None else None
-        return EngineChunk(
-            node.signature, joined, base, 0, self.arena, (node.seed, node.op.name, node.op.version)
-        )
+        return EngineChunk(self._signature(node), joined, base, 0, self.arena, None)
+
+    def _signature(self, node: Apply) -> Signature:
+        """Return what an op is told of its tensor; a MODEL op is told the elements of the whole model."""
+        scope: Scope | None = node.scope
+        if scope is None:
+            return node.signature
+        if id(scope) not in self._model_numel:
+            self._model_numel[id(scope)] = scope.numel
+        return replace(node.signature, numel=self._model_numel[id(scope)])
 
     def _apply(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         x = self.chunk(node, start, stop, held, dtype)
         gathered = node.split in (Split.REDUCE, Split.MODEL)
         key = id(node.scope) if node.scope is not None else id(node)
         args = (x, node.params, held.found[key]) if gathered else (x, node.params)
-        call = node.op.implementation.apply if gathered else node.op.implementation
-        result = self.call(node, call, args)
-        if result.shape != x.shape:
-            raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
-        return self.checked(node, x, result.reshape(-1))
+        function = node.op.implementation.apply if gathered else node.op.implementation
+        return self._range(node, x, function, args)
 
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
         row = max(node.signature.first.row, 1)
         first, last = start // row * row, -(-stop // row) * row
-        flat = self.chunk(node, first, last, held, dtype)
-        models = [model.view(-1, row) for model in flat.models]
-        base = None if flat.base is None else flat.base.view(-1, row)
-        key = (node.seed, node.op.name, node.op.version)
-        x = EngineChunk(node.signature, models, base, first, self.arena, key)
-        result = self.call(node, node.op.implementation, (x, node.params))
-        if result.shape != models[0].shape:
-            raise wrong_result(
-                node, f"returned shape {tuple(result.shape)} for rows {tuple(models[0].shape)}"
-            )
-        return self.checked(node, flat, result.reshape(-1))[start - first : stop - first]
+        # what lies below is computed on aligned ranges, whatever the length of a row
+        low = first // ALIGNED * ALIGNED
+        high = min(-(-last // ALIGNED) * ALIGNED, node.signature.first.numel)
+        flat = self.chunk(node, low, high, held, dtype)
+        models = [model[first - low : last - low].view(-1, row) for model in flat.models]
+        base = None if flat.base is None else flat.base[first - low : last - low].view(-1, row)
+        x = EngineChunk(node.signature, models, base, first, self.arena, draw_key(node))
+        result = self._range(node, x, node.op.implementation, (x, node.params))
+        return result[start - first : stop - first]
 
-    def call(
-        self, node: Apply | GroupCall, function: Callable[..., torch.Tensor], args: tuple[Any, ...]
+    def _range(
+        self, node: Apply, x: EngineChunk, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> torch.Tensor:
-        """Call an op, turning what it raises into an OpError with step, tensor and shapes."""
-        try:
-            with torch.no_grad():
-                result = function(*args)
-        except SurgeryError:
-            raise
-        except (KeyboardInterrupt, MemoryError):
-            raise
-        except Exception as error:
-            raise op_failed(node, error) from error
-        if isinstance(node, Apply) and (
-            not isinstance(result, torch.Tensor) or not result.is_floating_point()
-        ):
-            kind = result.dtype if isinstance(result, torch.Tensor) else type(result).__name__
-            raise wrong_result(node, f"returned {kind}, not a float tensor")
+        """Return a function's result on a range, flat, after holding it to the contract."""
+        result = self.call(node, function, args)
+        require_floats(node, result, x)
+        if result.shape != x.shape:
+            raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
+        self.checked(node, x, result)
+        return result.reshape(-1)
+
+    def call(self, node: Apply | GroupCall, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call an op on a chunk, or a group's on several; one that writes to its inputs is refused.
+
+        Inputs may be shared with other ops. torch counts the writes to a tensor, and that is what is looked at.
+        """
+        chunks = list(args[0].values()) if isinstance(node, GroupCall) else [args[0]]
+        before = [chunk.writes() for chunk in chunks]
+        result = attempt(node, function, *args)
+        if [chunk.writes() for chunk in chunks] != before:
+            raise wrong_result(node, "writes to its inputs instead of `x.out`")
         return result
 
-    def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor) -> torch.Tensor:
+    def check_inputs(self, node: Apply, x: EngineChunk) -> None:
+        """Refuse NaN and Inf that an op is given from files, where the policy says so."""
+        if self.policy != "error":
+            return
+        for child, value in zip(inputs_of(node), x.inputs, strict=True):
+            source = _source_of(child)
+            if source is not None and not nan_free(value):
+                raise self._nonfinite(source)
+
+    def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor) -> None:
         """Refuse NaN and Inf where the policy says so; each element is looked at once."""
         if self.policy == "keep":
-            return result
-        inputs = inputs_of(node)
-        values = list(x.models) if x.base is None else [x.base, *x.models]
+            return
         if not node.op.propagates:
-            for child, value in zip(inputs, values, strict=True):
-                if isinstance(child, Source) and not nan_free(value):
-                    raise _nonfinite(child, value, x.start)
+            self.check_inputs(node, x)
         if not nan_free(result):
-            for child, value in zip(inputs, values, strict=True):
-                if isinstance(child, Source) and not nan_free(value):
-                    raise _nonfinite(child, value, x.start)
-            count, first = first_nonfinite(result)
+            self.check_inputs(node, x)
+            _, first = first_nonfinite(result)
             raise OpError(
-                f"step {node.step}: `{node.op.name}` makes {count} NaN or Inf in {node.signature.name}, "
-                f"first at element {x.start + first}, from finite inputs; check its parameters"
+                f"step {node.step}: `{node.op.name}` makes NaN or Inf of finite numbers in {node.spec.name}, "
+                f"at element {x.start + first}; check its parameters"
             )
-        return result
 
-    def encoded(self, value: torch.Tensor, tag: str, name: str) -> torch.Tensor:
-        """Return a value's bytes in its stored dtype, on the host, rounded once to the nearest."""
-        size = nbytes(value.numel(), tag)
+    def _nonfinite(self, source: Source) -> CheckpointError:
+        """Return the error that counts a tensor's NaN and Inf and tells the first; reads the tensor once more."""
+        total, first = 0, -1
+        for start in range(0, source.spec.numel, BLOCK):
+            self.begin()
+            stop = min(start + BLOCK, source.spec.numel)
+            count, index = first_nonfinite(self.value(source, start, stop, Held(), torch.float64))
+            first = start + index if count and first < 0 else first
+            total += count
+        extent = source.checkpoint.extent(source.spec.name)
+        return CheckpointError(
+            f"{extent.file if extent else source.checkpoint.location}: {source.spec.name} holds {total} NaN or Inf, "
+            f"first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
+        )
+
+    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int) -> torch.Tensor:
+        """Return a value's bytes in the stored dtype, on the host, rounded once to the nearest.
+
+        `start` is the index of its first element in the tensor. Raises OpError for numbers that are too large.
+        """
+        size = nbytes(value.numel(), spec.dtype)
         if self.place.device.type == "cpu":
             out = self.arena.staging(size)
-            overflowed = encode(value, tag, out)
+            overflowed = encode(value, spec.dtype, out)
         else:
             on_device = self.arena.take(size, torch.uint8)
-            overflowed = encode(value, tag, on_device)
+            overflowed = encode(value, spec.dtype, on_device)
             out = self.place.to_host(on_device, self.arena)
         if overflowed and self.policy != "keep":
             raise OpError(
-                f"{name}: {overflowed.count} values are too large for {DTYPES[tag].torch}; "
-                "write `output.dtype: bfloat16` or `float32`"
+                f"{spec.name}: {float(value[overflowed.first]):.6g} at element {start + overflowed.first} is "
+                f"too large for {DTYPES[spec.dtype].torch}; write `output.dtype: bfloat16` or `float32`"
             )
         return out
 
 
-def _nonfinite(source: Source, value: torch.Tensor, start: int) -> CheckpointError:
-    count, first = first_nonfinite(value)
-    extent = source.checkpoint.extent(source.spec.name)
-    return CheckpointError(
-        f"{extent.file if extent else source.checkpoint.location}: {source.spec.name} holds NaN or Inf, {count} in "
-        f"the range looked at, first at element {start + first}; mend the file or set `on_nonfinite: zero` or `keep`"
-    )
-
-
-def op_failed(node: Apply | GroupCall, error: Exception) -> OpError:
-    """Return the error that tells which op failed on which tensor."""
-    what = f"{type(error).__name__}: {error}"
-    return OpError(
-        f"step {node.step}: `{node.op.name}` failed on {_shapes(node)}: {what}; see its parameters"
-    )
-
-
-def wrong_result(node: Apply | GroupCall, what: str) -> OpError:
-    """Return the error that an op broke its contract."""
-    return OpError(f"step {node.step}: `{node.op.name}` {what} on {_shapes(node)}; mend the plugin")
-
-
-def _shapes(node: Apply | GroupCall) -> str:
-    if isinstance(node, GroupCall):
-        return ", ".join(f"{name} {member.spec.shape}" for name, member in list(node.members.items())[:4])
-    return f"{node.signature.name} {node.signature.first.shape}"
+def _source_of(node: Node) -> Source | None:
+    """Return the tensor in a file that a node is, or is rows of."""
+    while isinstance(node, Rows):
+        node = node.node
+    return node if isinstance(node, Source) else None

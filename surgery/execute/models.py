@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
+from surgery.execute.contract import attempt
 from surgery.execute.crew import Crew
 from surgery.execute.device import World
 from surgery.execute.evaluate import Evaluator, Held
-from surgery.execute.jobs import Fold, Phases, gather_units
-from surgery.ops import Reduce, Scan
-from surgery.plan.nodes import Apply, Scope, walk
-from surgery.schedule.jobs import Job
+from surgery.execute.needs import Fold, Needs, Phases, gather_units
+from surgery.ops import BLOCK, Reduce, Scan
+from surgery.plan.nodes import Apply, Scope, inputs_of, walk
+from surgery.schedule.jobs import Job, held_bytes
 
 
 def scopes_of(jobs: Iterable[Job]) -> list[Scope]:
@@ -24,7 +26,7 @@ def scopes_of(jobs: Iterable[Job]) -> list[Scope]:
     found: dict[int, Scope] = {}
     for job in jobs:
         for node in walk(*job.roots):
-            if isinstance(node, Apply) and node.scope is not None:
+            if isinstance(node, Apply) and node.scope is not None and id(node.scope) not in found:
                 for inner in scopes_below(node.scope):
                     found.setdefault(id(inner), inner)
     return list(found.values())
@@ -42,27 +44,30 @@ def scopes_below(scope: Scope) -> Iterator[Scope]:
     yield scope
 
 
-def gather_models(scopes: Sequence[Scope], evaluators: list[Evaluator], here: World) -> dict[int, Any]:
-    """Return what each scope's op found, by the scope's id."""
+def gather_models(
+    scopes: Sequence[Scope], evaluators: list[Evaluator], room: int, here: World
+) -> dict[int, Any]:
+    """Return what each scope's op found, by the scope's id; `room` is what jobs may hold together, in bytes."""
     found: dict[int, Any] = {}
     for scope in scopes:
-        found[id(scope)] = _gather(scope, found, evaluators, here)
+        found[id(scope)] = _gather(scope, found, Crew(evaluators, room), here) if scope.numel else None
     return found
 
 
-def _gather(scope: Scope, found: dict[int, Any], evaluators: list[Evaluator], here: World) -> Any:
+def _gather(scope: Scope, found: dict[int, Any], crew: Crew, here: World) -> Any:
     first = scope.members[0]
     op: Reduce = first.op.implementation
     signature = replace(first.signature, numel=scope.numel)
     result: Any = None
     done = 0
-    while (scan := op.scan(signature, first.params, result, done)) is not None:
+    while (scan := attempt(first, op.scan, signature, first.params, result, done)) is not None:
         fold = Fold(op)
-        Crew(evaluators, budget=0).run(_passes(_share(scope.members, here), scan, result, fold, found))
-        total: Any = None
-        for part in here.gather(fold.total):
-            total = part if total is None else total if part is None else op.fold(total, part)
-        result = op.solve(signature, first.params, total, result)
+        crew.run(_passes(_share(scope.members, here), scan, result, fold, found))
+        parts = [part for part in here.gather(fold.total) if part is not None]
+        total = parts[0]
+        for part in parts[1:]:
+            total = attempt(first, op.fold, total, part)
+        result = attempt(first, op.solve, signature, first.params, total, result)
         done += 1
     return result
 
@@ -73,9 +78,12 @@ def _passes(
     """Yield a job for each tensor; their spans are numbered through, so that they fold in the model's order."""
     index = 0
     for member in members:
-        units = gather_units(member, scan, result, fold, Held(found=found), index)
+        held = Held(found=dict(found))
+        units = gather_units(member, scan, result, fold, held, index)
         index += len(units)
-        yield (lambda units=units: iter([units])), 0  # type: ignore[misc]
+        below = inputs_of(member)
+        needs = Needs(below, held, BLOCK)
+        yield (lambda needs=needs, units=units: chain(needs.phases(), [units])), held_bytes(list(walk(*below)))  # type: ignore[misc]
 
 
 def _share(members: Sequence[Apply], here: World) -> list[Apply]:

@@ -33,23 +33,24 @@ def exact_sum(parts: Iterable[float]) -> float:
 def dot(a: Tensor, b: Tensor) -> float:
     """Return the inner product of two blocks of one shape, float32 or float64, in float64.
 
-    Products of float32 are exact in float64. They are added by numpy's pairwise summation, whose order
-    follows from the length alone; BLAS is no faster here (conversion decides, measured 1.5 against 1.4 ns per
-    element on a busy core) and its order depends on the processor and, above 10,000 elements, on the number
-    of threads.
+    Products of float32 are exact in float64. They are added by numpy's pairwise summation, whose order follows
+    from the length alone; that of BLAS depends on the processor and, above 10,000 elements, on the number of
+    threads. It would save little, because most of the time goes into conversion: measured on a busy core of
+    2.5 GHz 2.2 ns per element, 1.7 by BLAS.
     """
     return _products([a, b], [(0, 1)])[0]
 
 
 def squared_norm(a: Tensor) -> float:
-    """Return the sum of squares of a block, in float64; 1.0 ns per element."""
+    """Return the sum of squares of a block, in float64; 1.6 ns per element."""
     return _products([a], [(0, 0)])[0]
 
 
 def gram(vectors: Sequence[Tensor]) -> list[float]:
     """Return the inner products of blocks of one shape: (0,0), (0,1), ..., (0,T-1), (1,1), ..., (T-1,T-1).
 
-    Equal bit for bit to `dot` of each pair, but every block is converted once.
+    Equal bit for bit to `dot` of each pair, but every block is converted once: 3.9 ns per element for two blocks,
+    13 for four.
     """
     return _products(vectors, [(i, j) for i in range(len(vectors)) for j in range(i, len(vectors))])
 

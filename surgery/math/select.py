@@ -115,7 +115,7 @@ def refine(counted: Counted, bracket: Bracket, numel: int, k: int) -> Bracket | 
 def kth_largest(x: Tensor, k: int) -> float:
     """Return the k-th largest |x| of a tensor in memory, of any shape, as `refine` finds it for a stream.
 
-    By partition of the patterns, 1 to 2 ns per element on the CPU.
+    By partition of the patterns on the CPU, 1 ns per element of a block, 10 of a large tensor.
     """
     _require_rank("kth_largest", x.numel(), k)
     if x.is_cpu:

@@ -207,7 +207,7 @@ def _stack(column: list[_Cell], wanted: Sequence[float]) -> None:
 def _head(width: float, top: float, height: float) -> list[str]:
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" font-family="system-ui, sans-serif">',
+        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" font-family="system-ui, Helvetica, Arial, DejaVu Sans, sans-serif">',
         f'<rect x="0" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" fill="#ffffff"/>',
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
         f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{_EDGE}"/></marker></defs>',

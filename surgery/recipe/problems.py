@@ -49,6 +49,9 @@ _WANTED: Final = {
     "less_than_equal": "at most {le:g}",
 }
 
+# the branches of a scheduled number, see `surgery.scalars`
+_BRANCHES: Final = {"number": "a number", "ramp": "a list of numbers", "cases": "a map from selectors"}
+
 
 @dataclass(frozen=True, slots=True)
 class _Error:
@@ -80,14 +83,14 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
         return _Error(path, what=_unknown(path, model, others), key=True)
     if kind == "missing":
         last = detail["loc"][-1]
-        what = (
-            f"missing key `{last}`"
-            if isinstance(last, str)
-            else f"too short a list: item [{last}] is missing"
-        )
-        return _Error(path, what=what, key=isinstance(last, str))
+        if isinstance(last, int):
+            return _Error(path, what=f"too short a list: item [{last}] is missing")
+        return _Error(path, what=f"missing key `{last}`", key=True)
     if kind in ("too_short", "too_long"):
         return _Error(path, what=_length(context))
+    if kind == "union_tag_invalid":
+        tags = str(context["expected_tags"]).replace("'", "").split(", ")
+        return _Error(path, tuple(_BRANCHES.get(tag, f"`{tag}`") for tag in tags))
     if kind in _WANTED:
         wanted = _WANTED[kind].format_map(context).replace("'", "`")
         return _Error(path, (wanted,), key=key, branch=branch)
@@ -192,6 +195,5 @@ def _merged(errors: list[_Error]) -> Iterator[_Error]:
 
 def _problem(error: _Error, data: Any) -> Problem:
     got = error.path[-1] if error.key and error.path else _at(data, error.path)
-    return Problem(
-        error.path, error.what or f"must be {' or '.join(error.wanted)}, got {shown(got)}", error.key
-    )
+    what = error.what or f"must be {' or '.join(error.wanted)}, got {shown(got)}"
+    return Problem(error.path, what, error.key)

@@ -110,9 +110,10 @@ def type_text(schema: Schema, definitions: Mapping[str, Schema]) -> str:
         return " or ".join(f"`{choice}`" for choice in schema.get("enum", [schema.get("const")]))
     choices = schema.get("anyOf") or schema.get("oneOf")
     if choices:
+        choices = [choice for choice in choices if choice != {"type": "null"}]
         if _is_scheduled(choices):
             return f"{type_text(choices[0], definitions)}, ramp or map from selectors"
-        texts = [type_text(choice, definitions) for choice in choices if choice != {"type": "null"}]
+        texts = [type_text(choice, definitions) for choice in choices]
         return " or ".join(dict.fromkeys(texts))
     kind = schema.get("type", "any")
     if kind == "array":

@@ -183,4 +183,4 @@ def _nested(places: Mapping[str, KeyPath]) -> Iterator[Problem]:
 
 
 def _place(to: str, folder: Path) -> str:
-    return to if _URI.match(to) else os.path.normpath(folder / Path(to).expanduser())
+    return to if _URI.match(to) else os.path.normpath(folder / os.path.expanduser(to))

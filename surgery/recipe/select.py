@@ -8,10 +8,11 @@
     model.layers.*.mlp.*   a glob on the name: `*` stands for any characters, `?` for one
     re:q_proj|k_proj       a regular expression found anywhere in the name
 
-Roles are attention (q, k, v, o, qkv), mlp (gate, up, down), norm (input, post, final), experts (gate, up,
-down), router, embed and head. Ranges are half open as in Python, indices are not negative, case matters. In a
-list one selector that matches is enough; an entry that starts with `!` takes tensors away again, wherever it
-stands, and a list of such entries alone takes them from all tensors.
+Roles are attention (q, k, v, o, qkv, norm), mlp (gate, up, down), experts and shared_expert (the same),
+router, norm (input, post, final), embed and head; an architecture may have more. Ranges are half open as in
+Python, indices are not negative, case matters. In a list one selector that matches is enough; an entry that
+starts with `!` takes tensors away again, wherever it stands, and a list of such entries alone takes them from
+all tensors.
 """
 
 from __future__ import annotations

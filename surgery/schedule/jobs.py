@@ -6,15 +6,19 @@ of a file: then it is read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from surgery.ops import BLOCK, Reduce, Split
 from surgery.plan.model import Output, OutputTensor
-from surgery.plan.nodes import Agree, Apply, Member, Node, Rows, Source, inputs_of, walk
+from surgery.plan.nodes import Apply, Member, Node, Rows, Source, inputs_of, walk
+from surgery.tensors import nbytes
 
 # Elements of a gather that one worker folds before its total joins the others': part of the numbers, like BLOCK.
 GATHER_SPAN = 32 * BLOCK
+# Chunks begin at multiples of this many elements: torch computes what is left over after the last full vector by
+# other instructions, and then only the end of a tensor is left over, whatever the chunk size.
+ALIGNED = 64
 # What the threshold search of one model may hold, and the arithmetic of a chunk besides its buffers.
 STATE_BYTES = 12 * 2**20
 
@@ -31,16 +35,18 @@ class Target:
 class Job:
     """Targets computed together.
 
-    chunk    elements that are computed at a time
-    working  bytes that a worker needs for a chunk
-    held     bytes held from the job's start to its end: whole tensors and what gathers find
-    reads    bytes read from files
+    chunk     elements that are computed at a time
+    working   bytes that a worker needs for a chunk
+    held      bytes held from the job's start to its end: whole tensors and what gathers find
+    gathered  bytes of what gathers over the whole model find, which jobs share
+    reads     bytes read from files
     """
 
     targets: tuple[Target, ...]
     chunk: int
     working: int
     held: int
+    gathered: int
     reads: int
 
     @property
@@ -93,66 +99,92 @@ def _keys(target: Target, *, several: bool) -> Iterable[object]:
 def _job(targets: Sequence[Target], chunk: int) -> Job:
     nodes = list(walk(*(target.tensor.node for target in targets)))
     rows = [node.spec.row for node in nodes if isinstance(node, Apply) and node.split is Split.ROW]
-    size = max([chunk, *rows])
-    numel = max(target.tensor.spec.numel for target in targets)
+    size = -(-max([chunk, *rows]) // ALIGNED) * ALIGNED
+    numel = max(node.spec.numel for node in nodes)
+    # a ROW op is given the rows that a chunk begins and ends in as a whole
+    seen = min(size + 2 * max(rows, default=0), max(numel, 1))
     return Job(
         targets=tuple(targets),
-        chunk=chunk,
-        working=_working(nodes, min(size, max(numel, 1)), len(targets)),
-        held=_held(nodes),
-        reads=sum(_reads(target.tensor.node) for target in _distinct(targets)),
+        chunk=size,
+        working=_working(nodes, seen, len(targets)),
+        held=held_bytes(nodes),
+        gathered=max((_state(node) for node in nodes if isinstance(node, Apply) and node.scope), default=0),
+        reads=_reads(targets, nodes),
     )
-
-
-def _distinct(targets: Sequence[Target]) -> list[Target]:
-    return list({id(target.tensor.node): target for target in targets}.values())
 
 
 def _working(nodes: Sequence[Node], chunk: int, roots: int) -> int:
     """Return the bytes of one worker's buffers: a value for each node, the ops' scratch, raw bytes, temporaries."""
-    wide = 8 if any(isinstance(node, Source) and node.spec.dtype == "F64" for node in nodes) else 4
     values = sum(not isinstance(node, Rows) for node in nodes)
     scratch = sum(2 + node.op.buffers for node in nodes if isinstance(node, Apply))
     temporaries = 4  # masks, draws and encoded bytes
-    return (values + scratch + temporaries + roots) * chunk * wide
+    return (values + scratch + temporaries + roots) * chunk * _width(nodes)
 
 
-def _held(nodes: Sequence[Node]) -> int:
+def _width(nodes: Iterable[Node]) -> int:
+    """Return the bytes of an element while it is computed with."""
+    return 8 if any(isinstance(node, Source) and node.spec.dtype == "F64" for node in nodes) else 4
+
+
+def held_bytes(nodes: Sequence[Node]) -> int:
+    """Return the bytes that are held to compute nodes: whole tensors, and what gathers over a tensor find."""
     held = 0
     for node in nodes:
         if isinstance(node, Member):
-            held += 4 * node.spec.numel
+            held += _width(walk(node)) * node.spec.numel
             if node.name == next(iter(node.group.members)):
                 held += sum(_whole(member) for member in node.group.members.values())
         elif isinstance(node, Apply) and node.split is Split.TENSOR:
             held += _whole(node)
-        elif isinstance(node, Apply) and isinstance(node.op.implementation, Reduce):
-            held += STATE_BYTES * (1 + len(node.models))
+        elif isinstance(node, Apply) and node.split is Split.REDUCE:
+            held += _state(node)
     return held
 
 
 def _whole(node: Apply) -> int:
-    """Return the bytes of a whole-tensor call: inputs and result in float32, and the op's temporaries."""
-    inputs = sum(4 * child.spec.numel for child in inputs_of(node))
+    """Return the bytes of a whole-tensor call: inputs and result, and the op's temporaries."""
+    width = _width(walk(node))
+    inputs = sum(width * child.spec.numel for child in inputs_of(node))
     workspace = node.op.workspace(node.signature, node.params) if node.op.workspace else 3 * inputs
-    return inputs + workspace + 4 * node.spec.numel
+    return inputs + workspace + width * node.spec.numel
 
 
-def _reads(root: Node) -> int:
-    """Return the bytes read for a node: once to apply it, once more for each gather pass below it."""
+def _state(node: Apply) -> int:
+    """Return the bytes that the gathers of an op may keep: no more than two words for each element they saw."""
+    numel = node.scope.numel if node.scope else node.spec.numel
+    return min(STATE_BYTES, 8 * numel) * (1 + len(node.models))
+
+
+def _reads(targets: Sequence[Target], nodes: Sequence[Node]) -> int:
+    """Return the bytes read from files: a tensor is read once in every pass that looks at it.
+
+    Passes are named by what makes them; each comes with the number of elements that it looks at.
+    """
+    passes: dict[int, dict[Hashable, int]] = {}
+    for target in targets:
+        numel = target.tensor.spec.numel
+        passes.setdefault(id(target.tensor.node), {})["write", numel] = numel
     total = 0
-    times: dict[int, int] = {id(root): 1}
-    for node in reversed(list(walk(root))):
-        count = times.get(id(node), 1)
-        match node:
-            case Source():
-                total += node.spec.nbytes * count
-            case Apply() if isinstance(node.op.implementation, Reduce):
-                count += node.op.implementation.gathers if node.scope is None else 2
-            case Apply() if node.split is Split.TENSOR:
-                count = 1
-            case Agree() | Rows() | Member() | Apply():
-                pass
-        for child in inputs_of(node):
-            times[id(child)] = max(times.get(id(child), 0), count)
+    for node in reversed(nodes):  # what reads a node comes before it
+        mine = passes.pop(id(node))
+        if isinstance(node, Source):
+            total += sum(nbytes(numel, node.spec.dtype) for numel in mine.values())
+        for index, child in enumerate(inputs_of(node)):
+            passes.setdefault(id(child), {}).update(_passes_below(node, mine, index, child))
     return total
+
+
+def _passes_below(node: Node, mine: dict[Hashable, int], index: int, child: Node) -> dict[Hashable, int]:
+    """Return the passes over input `index` of a node that are needed for the passes over the node itself."""
+    match node:
+        case Rows():
+            return {(name, node.start): numel for name, numel in mine.items()}
+        case Member():
+            return {(id(node.group), index): child.spec.numel}
+        case Apply() if node.split is Split.TENSOR:
+            return {(id(node), index): child.spec.numel}
+        case Apply() if isinstance(node.op.implementation, Reduce):
+            gathers = range(node.op.implementation.gathers)
+            return mine | {(id(node), index): node.spec.numel for index in gathers}
+        case _:
+            return mine

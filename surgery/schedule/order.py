@@ -9,8 +9,8 @@ from surgery.checkpoint.layout import ShardLayout, lay_out
 from surgery.errors import ResourceError
 from surgery.ops import BLOCK
 from surgery.plan.model import Plan
-from surgery.plan.nodes import Apply
-from surgery.schedule.jobs import Job, make_jobs
+from surgery.plan.nodes import Apply, Member, Node, walk
+from surgery.schedule.jobs import Job, held_bytes, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.tensors import human_bytes
 
@@ -21,13 +21,18 @@ PER_TENSOR = 3_000  # bytes of plan, layout and journal for one output tensor, m
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """What to run, in order. `peak` is the memory that the run takes at worst, above interpreter and torch."""
+    """What to run, in order.
+
+    room  bytes that the jobs in flight may hold together
+    peak  bytes of memory that the run takes at worst, above interpreter and torch
+    """
 
     plan: Plan
     layouts: tuple[ShardLayout, ...]
     jobs: tuple[Job, ...]
     workers: int
     budget: int
+    room: int
     peak: int
 
     @property
@@ -47,10 +52,16 @@ def order(plan: Plan, options: RunOptions) -> Schedule:
     jobs = make_jobs(plan.outputs, options.chunk or BLOCK)
     layouts = tuple(lay_out([t.spec for t in output.tensors], output.shard_size) for output in plan.outputs)
     fixed = RESERVE + PER_TENSOR * sum(len(job.targets) for job in jobs) + _legacy(plan)
-    workers = _workers(jobs, budget - fixed, options.workers())
-    peak = fixed + _worst(jobs, workers)
-    _check(jobs, fixed, budget)
-    return Schedule(plan, layouts, tuple(jobs), workers, budget, min(peak, max(budget, fixed)))
+    fixed += max((job.gathered for job in jobs), default=0)
+    widest = max((job.working for job in jobs), default=0)
+    longest = max((job.held for job in jobs), default=0)
+    _check(jobs, fixed + widest + longest, budget)
+    # the largest job must fit beside all workers' buffers
+    workers = max(1, min(options.workers(), (budget - fixed - longest) // max(widest, 1)))
+    room = budget - fixed - workers * widest
+    held = sorted((job.held for job in jobs), reverse=True)[:workers]
+    peak = fixed + workers * widest + min(sum(held), room)
+    return Schedule(plan, layouts, tuple(jobs), workers, budget, room, peak)
 
 
 def _legacy(plan: Plan) -> int:
@@ -58,28 +69,32 @@ def _legacy(plan: Plan) -> int:
     return sum(checkpoint.whole_file_bytes() for checkpoint in set(plan.checkpoints.values()))
 
 
-def _workers(jobs: Sequence[Job], room: int, wanted: int) -> int:
-    """Return how many workers the budget allows for the widest chunk."""
-    widest = max((job.working for job in jobs), default=1)
-    return max(1, min(wanted, room // max(widest, 1)))
-
-
-def _worst(jobs: Sequence[Job], workers: int) -> int:
-    """Return the bytes of the jobs in flight at worst: as many of the largest as there are workers."""
-    held = sorted((job.held for job in jobs), reverse=True)[: workers + 1]
-    return workers * max((job.working for job in jobs), default=0) + sum(held)
-
-
-def _check(jobs: Sequence[Job], fixed: int, budget: int) -> None:
-    worst = max(jobs, key=lambda job: job.held + job.working, default=None)
-    if worst is None:
+def _check(jobs: Sequence[Job], needed: int, budget: int) -> None:
+    if needed <= budget:
         return
-    needed = fixed + worst.held + worst.working
-    if needed > budget:
-        target = worst.targets[0].tensor
-        step = target.node.step if isinstance(target.node, Apply) else ""
-        where = f"step {step} needs" if step else "the plan needs"
-        raise ResourceError(
-            f"schedule: {where} {human_bytes(needed)} for {target.spec.name}, budget is {human_bytes(budget)}; "
-            "raise --memory"
-        )
+    worst = max(jobs, key=lambda job: job.held + job.working)
+    target = worst.targets[0].tensor
+    step = _heaviest(worst)
+    where = f"step {step} needs" if step else "the plan needs"
+    raise ResourceError(
+        f"schedule: {where} {human_bytes(needed)} for {target.spec.name}, budget is {human_bytes(budget)}; "
+        "raise --memory"
+    )
+
+
+def _heaviest(job: Job) -> str:
+    """Return the step that holds most of what a job holds; empty if no step computes anything."""
+    held: dict[str, int] = {}
+    for node in walk(*job.roots):
+        held[_step(node)] = held.get(_step(node), 0) + held_bytes([node])
+    return max(held, key=lambda step: (held[step], step != ""))
+
+
+def _step(node: Node) -> str:
+    match node:
+        case Apply():
+            return node.step
+        case Member():
+            return node.group.step
+        case _:
+            return ""

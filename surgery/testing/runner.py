@@ -49,14 +49,18 @@ def run_op(
     wrong = op.check(signature, given) if op.check else None
     if wrong:
         raise OpError(f"{name}: {wrong}")
-    dtype = op.output(signature, given).dtype
+    spec = op.output(signature, given)
     copied = _copied(op, signature, given, tensors, base)
     if copied is not None:
-        return copied.clone().to(torch_dtype(dtype))
+        return copied.clone().to(torch_dtype(spec.dtype))
     whole = _chunk(op, signature, tensors, base, seed, device)
-    result = _rounded(_run(op, given, whole, chunk), dtype)
+    values = _run(op, given, whole, chunk)
     _require_untouched(whole, tensors, base)
-    return result
+    if values.numel() != spec.numel or (op.split_of(given) is Split.TENSOR and values.shape != spec.shape):
+        raise PluginError(
+            f"op `{op.name}`: shape as inferred: got {tuple(values.shape)} for {spec.shape}; mend `infer`"
+        )
+    return _rounded(values.reshape(spec.shape), spec.dtype)
 
 
 def run_model_op(
@@ -204,11 +208,11 @@ def _require_untouched(whole: MemoryChunk, models: Sequence[Tensor], base: Tenso
 
 
 def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None) -> Tensor:
-    shape = whole_shape(whole)
     match op.split_of(params):
         case Split.ELEMENT:
             parts = [_apply(op, part, params, None) for part in _cuts(reshaped(whole, (-1,)), chunk)]
         case Split.ROW:
+            shape = whole_shape(whole)
             rows = reshaped(whole, (shape[0] if shape else 1, -1))
             parts = [_apply(op, part, params, None) for part in _cuts(rows, chunk)]
         case Split.REDUCE:
@@ -221,15 +225,21 @@ def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None) -> Tensor:
             raise PluginError(
                 f"op `{op.name}`: is a {split.value} op; run it with another function of this module"
             )
-    return torch.cat(parts).reshape(shape) if len(parts) > 1 else parts[0].reshape(shape)
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _apply(op: Op, part: MemoryChunk, params: Any, found: Any) -> Tensor:
     """Call a function, or the `apply` of an op that may gather; the op may return an input or a buffer."""
     implementation = op.implementation
-    if isinstance(implementation, Reduce):
-        return implementation.apply(part, params, found).clone()
-    values: Tensor = implementation(part, params)
+    values: Tensor = (
+        implementation.apply(part, params, found)
+        if isinstance(implementation, Reduce)
+        else implementation(part, params)
+    )
+    if values.dtype != part.like.dtype and op.infer is None:
+        raise PluginError(
+            f"op `{op.name}`: dtype as inferred: got {values.dtype} for {part.like.dtype}; mend it"
+        )
     return values.clone()
 
 

@@ -69,10 +69,26 @@ def bytes_of() -> Callable[[torch.Tensor], bytes]:
     return get
 
 
-CODES = (
-    "float64 float32 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e8m0fnu float8_e4m3fnuz float8_e5m2fnuz "
-    "complex64 int64 int32 int16 int8 uint64 uint32 uint16 uint8"
-).split()
+CODES = [
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e8m0fnu",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "complex64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint64",
+    "uint32",
+    "uint16",
+    "uint8",
+]
 
 
 @pytest.fixture

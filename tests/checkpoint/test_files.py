@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from surgery.checkpoint.files import LocalFile, Stamp, fingerprint
 from surgery.errors import CheckpointError
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from surgery.checkpoint.folder import Found, Naming, check_index, find_files, read_index, report
 from surgery.errors import CheckpointError
 
@@ -41,7 +42,9 @@ def test_one_file_is_the_model(folder):
 
 
 def test_an_index_names_the_files_and_others_are_none_of_the_model(folder):
-    path = folder("s1.safetensors", "s2.safetensors", "consolidated.safetensors", model={"a": "s2.safetensors"})
+    path = folder(
+        "s1.safetensors", "s2.safetensors", "consolidated.safetensors", model={"a": "s2.safetensors"}
+    )
     found = find_files(path, NAMING)
     assert found == Found(
         (path / "s2.safetensors",), path / "model.safetensors.index.json", {"a": "s2.safetensors"}
@@ -84,7 +87,9 @@ def test_shards_that_the_names_of_others_promise_are_missed(folder):
 
 
 def test_all_shards_that_an_index_lists_and_that_are_missing_are_named(folder):
-    path = folder("s1.safetensors", model={"a": "s3.safetensors", "b": "s1.safetensors", "c": "s2.safetensors"})
+    path = folder(
+        "s1.safetensors", model={"a": "s3.safetensors", "b": "s1.safetensors", "c": "s2.safetensors"}
+    )
     index = path / "model.safetensors.index.json"
     assert _error(find_files, path, NAMING) == [
         f"{index}: `s2.safetensors` is missing",
@@ -93,7 +98,8 @@ def test_all_shards_that_an_index_lists_and_that_are_missing_are_named(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\x", "..", ".", "", "C:x", "a\0b"]
+    "name",
+    ["../x.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "..\\x", "..", ".", "", "C:x", "a\0b"],
 )
 def test_an_index_cannot_reach_outside_its_folder(folder, name):
     path = folder(model={"a": name})

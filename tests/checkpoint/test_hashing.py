@@ -6,12 +6,15 @@ import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+
 from surgery.checkpoint.hashing import PIECE, PieceHasher, hash_stretch
 
 
 def _hash(data: bytes, piece: int) -> str:
     return hash_stretch(
-        lambda start, buffer: buffer.__setitem__(slice(None), data[start : start + len(buffer)]), len(data), piece
+        lambda start, buffer: buffer.__setitem__(slice(None), data[start : start + len(buffer)]),
+        len(data),
+        piece,
     )
 
 
@@ -62,9 +65,9 @@ def test_missing_pieces_and_pieces_of_the_wrong_size_are_errors():
     hasher = PieceHasher(10, 4)
     hasher.add(2, memoryview(b"ij"))
     assert not hasher.complete
-    with pytest.raises(ValueError, match="^2 of 3 pieces are missing$"):
+    with pytest.raises(ValueError, match=r"^2 of 3 pieces are missing$"):
         hasher.hexdigest()
-    with pytest.raises(ValueError, match="^piece 1 has 4 bytes, got 3$"):
+    with pytest.raises(ValueError, match=r"^piece 1 has 4 bytes, got 3$"):
         hasher.add(1, memoryview(b"efg"))
-    with pytest.raises(IndexError, match="^piece 3 of 3$"):
+    with pytest.raises(IndexError, match=r"^piece 3 of 3$"):
         hasher.add(3, memoryview(b""))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from surgery.checkpoint.header import build_header
 from surgery.checkpoint.layout import Place, lay_out
 from surgery.errors import CheckpointError
@@ -73,7 +75,9 @@ def test_the_number_of_parameters_of_packed_weights_is_what_the_caller_says():
 
 def test_an_output_without_tensors_is_one_empty_file():
     layout = lay_out([], 10)
-    assert [(shard.file, shard.size) for shard in layout.shards] == [("model.safetensors", len(build_header([])))]
+    assert [(shard.file, shard.size) for shard in layout.shards] == [
+        ("model.safetensors", len(build_header([])))
+    ]
 
 
 def test_the_metadata_is_in_every_shard():
@@ -113,14 +117,14 @@ def test_every_tensor_has_one_aligned_place_and_files_have_no_holes(specs, shard
 @given(specs, st.integers(1, 200))
 def test_no_shard_could_have_taken_the_next_tensor(specs, shard_size):
     shards = lay_out(specs, shard_size).shards
-    for shard, after in zip(shards, shards[1:], strict=False):
+    for shard, after in itertools.pairwise(shards):
         assert shard.size - len(shard.header) + after.tensors[0].nbytes > shard_size
 
 
 def test_wrong_sizes_and_names_are_errors():
-    with pytest.raises(ValueError, match="^shard_size must be at least one byte, got 0$"):
+    with pytest.raises(ValueError, match=r"^shard_size must be at least one byte, got 0$"):
         lay_out([], 0)
-    with pytest.raises(ValueError, match="^two tensors of the output have one name: 2 tensors, 1 names$"):
+    with pytest.raises(ValueError, match=r"^two tensors of the output have one name: 2 tensors, 1 names$"):
         lay_out([_spec("a", 2), _spec("a", 2)], 2)
     with pytest.raises(CheckpointError, match="tensor name 'a' is reserved, used twice"):
         lay_out([_spec("a", 2), _spec("a", 2)], 4)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors.torch import save_file
+
 from surgery.checkpoint.base import Extent
 from surgery.checkpoint.header import read_header
 from surgery.checkpoint.safetensors import SafetensorsCheckpoint
@@ -19,7 +20,9 @@ def sharded(tmp_path):
     """Write two shards, an index, a config and a tokenizer into a folder; return it."""
     save_file({"b": torch.arange(4.0), "a": torch.ones(2, 2)}, tmp_path / "model-00002-of-00002.safetensors")
     save_file({"c": torch.arange(3, dtype=torch.int8)}, tmp_path / "model-00001-of-00002.safetensors")
-    weight_map = dict.fromkeys("ab", "model-00002-of-00002.safetensors") | {"c": "model-00001-of-00002.safetensors"}
+    weight_map = dict.fromkeys("ab", "model-00002-of-00002.safetensors") | {
+        "c": "model-00001-of-00002.safetensors"
+    }
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.json").write_text("{}")
@@ -149,7 +152,7 @@ def test_a_file_replaced_between_header_and_weights_is_refused(tmp_path):
 def test_reading_outside_a_tensor_is_a_bug_of_the_caller(tmp_path, start, count):
     save_file({"v": torch.ones(2), "w": torch.ones(2), "x": torch.ones(2)}, tmp_path / "m.safetensors")
     checkpoint = SafetensorsCheckpoint(tmp_path / "m.safetensors")
-    with pytest.raises(ValueError, match=f"^w: bytes {start} to {start + count} of 8$"):
+    with pytest.raises(ValueError, match=rf"^w: bytes {start} to {start + count} of 8$"):
         checkpoint.read_into("w", start, memoryview(bytearray(count)))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from surgery.checkpoint.strict_json import json_type, parse_object
 from surgery.errors import CheckpointError
 
@@ -15,11 +16,20 @@ def test_an_object_is_parsed_in_its_order():
         (b"[]", "must be a JSON object, got an array; the file is damaged"),
         (b"3", "must be a JSON object, got an integer; the file is damaged"),
         (b'{"a": "\xff"}', "is not UTF-8 at byte 7; the file is damaged"),
-        (b'{"a"', "is not valid JSON: Expecting ':' delimiter: line 1 column 5 (char 4); the file is damaged"),
+        (
+            b'{"a"',
+            "is not valid JSON: Expecting ':' delimiter: line 1 column 5 (char 4); the file is damaged",
+        ),
         (b"", "is not valid JSON: Expecting value: line 1 column 1 (char 0); the file is damaged"),
-        (b'{"a": 1, "b": 2, "a": 3}', "is not acceptable JSON: key `a` appears twice; the file is damaged or hostile"),
+        (
+            b'{"a": 1, "b": 2, "a": 3}',
+            "is not acceptable JSON: key `a` appears twice; the file is damaged or hostile",
+        ),
         (b'{"a": NaN}', "is not acceptable JSON: NaN is no JSON number; the file is damaged or hostile"),
-        (b'{"a": -Infinity}', "is not acceptable JSON: -Infinity is no JSON number; the file is damaged or hostile"),
+        (
+            b'{"a": -Infinity}',
+            "is not acceptable JSON: -Infinity is no JSON number; the file is damaged or hostile",
+        ),
     ],
 )
 def test_whatever_can_be_understood_in_two_ways_is_refused(data, what):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from surgery.checkpoint import strided
 from surgery.checkpoint.strided import View, boxes, gather
 
@@ -30,7 +31,12 @@ def test_a_transposed_matrix_is_read_row_by_row_of_the_transpose():
     base = np.arange(6, dtype="<u2").reshape(2, 3)
     out = bytearray(8)
     gather(_Storage(base.tobytes()), _view(base.T, base), 2, memoryview(out))
-    assert np.frombuffer(out, "<u2").tolist() == [3, 1, 4, 2]  # [[0, 3], [1, 4], [2, 5]] from its second element
+    assert np.frombuffer(out, "<u2").tolist() == [
+        3,
+        1,
+        4,
+        2,
+    ]  # [[0, 3], [1, 4], [2, 5]] from its second element
 
 
 def test_a_range_is_cut_into_a_last_row_whole_rows_and_a_first_row():

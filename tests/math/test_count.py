@@ -98,6 +98,13 @@ def test_adding_leaves_the_other_part_as_it_was() -> None:
     assert part.locate(100) == (0, 0, 0, 100)
 
 
+def test_a_part_outlives_the_buffers_it_came_from() -> None:
+    everything = Bracket(0, TOP, 16)
+    part = count(torch.ones(5), everything)
+    count(torch.zeros(5), everything)
+    assert [offsets.tolist() for offsets in part.offsets] == [[ONE] * 5]
+
+
 def test_inputs_are_left_alone_and_nothing_is_no_contribution() -> None:
     x = torch.tensor([-1.0, 1.5])
     count(x, BETWEEN)

@@ -280,14 +280,16 @@ WORDS = [
 @example(
     "surgery: 1\nmodels: {a: &x {source: a}}\nsteps: *x\noutput: {model: a, shard_size: 99999999999999999999}"
 )
-@example("surgery: 1\nmodels: {a: a}\noutput: {model: a, to: '~nobody/x'}")
+@example("surgery: 1\nmodels: {a: a}\noutput: {model: a, to: '~no-such-user/x'}")
 @example("surgery: 1\nmodels: {a: a}\noutputs: {a: {model: a, to: ''}, b: {model: a, to: /}}")
 def test_any_text_is_a_recipe_or_a_recipe_error_with_places(text: str | bytes) -> None:
+    findings, message = (), ""
     try:
         parse_recipe(text, "r.yaml")
     except RecipeError as error:
-        assert all(finding.what and finding.where.startswith("r.yaml") for finding in error.findings)
-        assert len(str(error).splitlines()) == len(error.findings)
+        findings, message = error.findings, str(error)
+    assert all(finding.what and finding.where.startswith("r.yaml") for finding in findings)
+    assert len(message.splitlines()) == len(findings)
 
 
 def test_reading_a_recipe_imports_no_torch() -> None:

@@ -68,7 +68,6 @@ def test_the_slowest_pattern_that_is_allowed_takes_little_time_on_a_name() -> No
 def test_any_pattern_is_usable_or_refused_with_a_value_error(pattern: str) -> None:
     try:
         test = search_in(pattern)
-    except ValueError as error:
-        assert str(error)
-    else:
-        test("ab" * 10)
+    except ValueError:
+        return
+    assert test("ab" * 10) in (True, False)

@@ -135,9 +135,9 @@ def test_a_selector_that_is_wrong_is_refused_saying_what_is_accepted(text: str, 
 
 
 def test_empty_and_endless_selectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="^a selector has 1 to 1000 characters, got empty text; write "):
+    with pytest.raises(ValueError, match=r"^a selector has 1 to 1000 characters, got empty text; write "):
         compile_selector("  ")
-    with pytest.raises(ValueError, match="^a selector has 1 to 1000 characters, got `aaa"):
+    with pytest.raises(ValueError, match=r"^a selector has 1 to 1000 characters, got `aaa"):
         compile_selector("a" * 1001)
 
 
@@ -182,10 +182,9 @@ def test_ranges_are_half_open(start: int, length: int, layer: int) -> None:
 def test_any_text_is_a_selector_or_a_value_error(text: str) -> None:
     try:
         selector = compile_selector(text)
-    except ValueError as error:
-        assert str(error)
-    else:
-        assert {selector.matches(one) for one in MODEL} <= {True, False}
+    except ValueError:
+        return
+    assert {selector.matches(one) for one in MODEL} <= {True, False}
 
 
 @given(

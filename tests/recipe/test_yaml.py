@@ -222,7 +222,9 @@ def _parts(value: Any) -> Any:
 @example("a: |9\n b")
 @example("%TAG ! tag:yaml.org,2002:python/\n--- !object:x a")
 def test_any_text_is_read_or_refused_with_a_recipe_error(text: str | bytes) -> None:
+    findings = ()
     try:
         read_yaml(text)
     except RecipeError as error:
-        assert all(finding.what and finding.where for finding in error.findings)
+        findings = error.findings
+    assert all(finding.what and finding.where for finding in findings)

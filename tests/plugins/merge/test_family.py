@@ -41,7 +41,7 @@ given = {"weight": 1.0, "density": 0.5, "t": 0.5}
 for op in surgery_merge.surgery_register_ops():
     params = op.params.model_validate({k: v for k, v in given.items() if k in op.params.model_fields})
     fields = op.each.model_fields if op.each else {}
-    each = tuple(op.each.model_validate({k: v for k, v in given.items() if k in fields}) for _ in range(2)) if fields else ()
+    each = (op.each.model_validate({k: v for k, v in given.items() if k in fields}),) * 2 if fields else ()
     signature = Signature("w", (spec, spec), spec, each, Role(), 16)
     op.split_of(params), op.output(signature, params)
     op.check and op.check(signature, params), op.simplify and op.simplify(signature, params)

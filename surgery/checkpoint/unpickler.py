@@ -1,19 +1,17 @@
-"""What `data.pkl` of a torch file says about its tensors, read without torch and without executing anything.
+"""Unpickles what torch.save writes, without torch and without executing anything.
 
-Unpickling calls whatever callables a pickle names. Here the only names that resolve are those in `_KNOWN`,
-each to an inert stand-in; everything else is refused and listed.
+Unpickling calls whatever callables a pickle names. Here the only names that resolve are those in `_KNOWN`, each to an
+inert stand-in, and the only opcodes are those that state dicts are made of.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, Final, NamedTuple
 
 from surgery.checkpoint.header import MAX_DIMENSIONS
-from surgery.errors import CheckpointError
 from surgery.tensors import DTYPES
 
 _STORAGES: Final = {
@@ -50,59 +48,7 @@ class TensorView(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read_state_dict(data: bytes, where: str) -> dict[str, TensorView]:
-    """Return the tensors of a pickled state dict by name, in its order.
-
-    Raises CheckpointError if the pickle names anything but tensors, or holds anything but a flat dict of
-    them.
-    """
-    try:
-        state = _Unpickler(io.BytesIO(data)).load()
-    except _Unknown:
-        raise CheckpointError(unsafe(where, globals_in(io.BytesIO(data)))) from None
-    except RecursionError:
-        raise CheckpointError(f"{where}: is nested too deeply; it is damaged or hostile") from None
-    except Exception as error:  # a damaged pickle raises anything, from IndexError to UnicodeDecodeError
-        raise CheckpointError(
-            f"{where}: cannot be unpickled: {error or type(error).__name__}; it is damaged"
-        ) from None
-    return flat_state_dict(state, where, TensorView)
-
-
-def unsafe(where: str, names: list[str]) -> str:
-    """Return the message that lists the globals which a pickle must not name."""
-    listed = ", ".join(f"`{name}`" for name in names[:20]) + (", ..." if len(names) > 20 else "")
-    return (
-        f"{where}: holds more than tensors: it names {listed}, and nothing of it was executed;"
-        " save a plain state dict, best as safetensors"
-    )
-
-
-def flat_state_dict(state: Any, where: str, tensor: type) -> dict[str, Any]:
-    """Return `state` if it is a flat dict of tensors by name. Raises CheckpointError that says what it is."""
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{where}: holds {_kind(state)}, not a state dict; save a plain state dict")
-    for key, value in state.items():
-        if isinstance(value, Mapping) and any(isinstance(inner, tensor) for inner in value.values()):
-            keys = ", ".join(f"`{key}`" for key in list(state)[:8])
-            raise CheckpointError(
-                f"{where}: is a wrapped state dict: its keys are {keys}, and tensors are found under `{key}`;"
-                f" save what is under `{key}` as a file of its own"
-            )
-    for key, value in state.items():
-        if not isinstance(key, str):
-            raise CheckpointError(f"{where}: key `{key}` is {_kind(key)}, not a name; save a plain state dict")
-        if not isinstance(value, tensor):
-            raise CheckpointError(f"{where}: `{key}` is {_kind(value)}, not a tensor; save a plain state dict")
-    return dict(state)
-
-
-def _kind(value: Any) -> str:
-    known = {TensorView: "a tensor", _OrderedDict: "of type dict"}
-    return known.get(type(value), f"of type {type(value).__name__}")
-
-
-class _Unknown(pickle.UnpicklingError):
+class UnknownGlobal(pickle.UnpicklingError):
     """A global that is not known was named."""
 
 
@@ -124,7 +70,7 @@ class _Known:
         raise pickle.UnpicklingError(f"`{self.name}` is given a state")
 
 
-class _OrderedDict(dict[Any, Any]):
+class OrderedDict(dict[Any, Any]):
     """Stands for collections.OrderedDict; the `_metadata` that a module's state dict carries is dropped."""
 
     __slots__ = ()
@@ -133,9 +79,9 @@ class _OrderedDict(dict[Any, Any]):
         pass
 
 
-def _no_items() -> _OrderedDict:
+def _no_items() -> OrderedDict:
     """Stand in for `OrderedDict()`; with items as arguments it would take keys that `_set` refuses."""
-    return _OrderedDict()
+    return OrderedDict()
 
 
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> TensorView:
@@ -182,7 +128,7 @@ class _Opcodes(dict[int, Any]):
         raise pickle.UnpicklingError(f"opcode {opcode:#04x} is not one that state dicts are made of")
 
 
-class _Unpickler(pickle._Unpickler):
+class Unpickler(pickle._Unpickler):
     """The standard library's Python unpickler with only the opcodes that torch's state dicts are made of.
 
     Its C twin is not used: 20 bytes (`LONG_BINPUT` with a large index) make it take all memory.
@@ -190,6 +136,7 @@ class _Unpickler(pickle._Unpickler):
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
+    readline: Callable[[], bytes]
 
     dispatch = _Opcodes(
         (ord(opcode), pickle._Unpickler.dispatch[ord(opcode)])
@@ -200,14 +147,14 @@ class _Unpickler(pickle._Unpickler):
             *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
             *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT),
             *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.BINGET, pickle.LONG_BINGET),
-            *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID),
+            *(pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID),
         )
     )
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a global, fresh for every use. Raises _Unknown for one that is not known."""
+        """Return what stands for a global, fresh for every use. Raises UnknownGlobal for one that is not known."""
         if (module, name) not in _KNOWN:
-            raise _Unknown(f"{module}.{name}")
+            raise UnknownGlobal(f"{module}.{name}")
         return _Known(name, _KNOWN[module, name])
 
     def persistent_load(self, pid: Any) -> Any:
@@ -216,6 +163,13 @@ class _Unpickler(pickle._Unpickler):
         if kind != "storage" or type(count) is not int or count < 0 or not isinstance(key, str):
             raise pickle.UnpicklingError("a persistent id is not that of a storage")
         return Storage(key, _STORAGES.get(storage_type.name, ""), count)
+
+    def load_global(self) -> None:
+        """Push what stands for a global; the standard library takes half a name at the end for a whole one."""
+        module, name = self.readline(), self.readline()
+        if not name.endswith(b"\n"):
+            raise EOFError("it is cut off in the name of a global")
+        self.stack.append(self.find_class(module[:-1].decode(), name[:-1].decode()))
 
     def load_setitem(self) -> None:
         """Set one item of a dict."""
@@ -232,6 +186,7 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("a key of a dict is neither text nor an integer")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
+    dispatch[ord(pickle.GLOBAL)] = load_global
     dispatch[ord(pickle.SETITEM)] = load_setitem
     dispatch[ord(pickle.SETITEMS)] = load_setitems
 
@@ -246,7 +201,7 @@ def globals_in(file: IO[bytes], pickles: int = 1) -> list[str]:
     return sorted(found)
 
 
-class _Lister(_Unpickler):
+class _Lister(Unpickler):
     """Collects unknown globals; each stands for something that swallows whatever is done to it."""
 
     def __init__(self, file: IO[bytes], found: set[str]) -> None:
@@ -270,7 +225,7 @@ class _Lister(_Unpickler):
     # what numpy arrays and objects need, so that their globals do not hide those that follow
     dispatch = _Opcodes(
         {
-            **_Unpickler.dispatch,
+            **Unpickler.dispatch,
             **{
                 ord(code): pickle._Unpickler.dispatch[ord(code)]
                 for code in (pickle.BINBYTES, pickle.SHORT_BINBYTES)

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from surgery.checkpoint.base import Format, Scheme
+from surgery.checkpoint.memory import MemoryCheckpoint, register_memory
+from surgery.checkpoint.open import BUILTIN_FORMATS, open_checkpoint
+from surgery.checkpoint.safetensors import SafetensorsCheckpoint
+from surgery.checkpoint.torch_bin import TorchCheckpoint
+from surgery.errors import CheckpointError
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write a one-tensor model into `tmp_path/models/base`; return `tmp_path`."""
+    folder = tmp_path / "models" / "base"
+    folder.mkdir(parents=True)
+    save_file({"w": torch.ones(1)}, folder / "model.safetensors")
+    return tmp_path
+
+
+def _refusal(source, folder, **more) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(source, folder, **more)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["./models/base", "models/base", "models/base/model.safetensors"])
+def test_a_path_is_relative_to_the_folder(model, source, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    checkpoint = open_checkpoint(source, model)
+    assert isinstance(checkpoint, SafetensorsCheckpoint)
+    assert checkpoint.location == source
+
+
+def test_absolute_paths_and_the_home_folder_are_paths(model, monkeypatch):
+    monkeypatch.setenv("HOME", str(model))
+    elsewhere = Path("/nowhere")
+    assert list(open_checkpoint(str(model / "models/base"), elsewhere).tensors) == ["w"]
+    assert list(open_checkpoint("~/models/base", elsewhere).tensors) == ["w"]
+    assert _refusal("~nobody_of_this_name/x", elsewhere).startswith("~nobody_of_this_name/x: ")
+
+
+@pytest.mark.parametrize("name", ["m.bin", "m.pt", "m.pth"])
+def test_pickles_are_known_by_their_suffix(tmp_path, name):
+    torch.save({"w": torch.ones(1)}, tmp_path / name)
+    assert isinstance(open_checkpoint(name, tmp_path), TorchCheckpoint)
+
+
+def test_safetensors_win_over_pickles_in_one_folder(model):
+    torch.save({"v": torch.ones(1)}, model / "models/base/pytorch_model.bin")
+    assert list(open_checkpoint("models/base", model).tensors) == ["w"]
+    (model / "models/base/model.safetensors").unlink()
+    assert list(open_checkpoint("models/base", model).tensors) == ["v"]
+
+
+def test_formats_and_schemes_of_plugins_are_asked_first(model):
+    mine = MemoryCheckpoint({"mine": np.ones(1)})
+    everything = Format("mine", lambda path: path.name == "base", lambda path: mine)
+    assert open_checkpoint("models/base", model, formats=[everything]) is mine
+    asked = []
+    scheme = Scheme("gguf", lambda rest, folder: asked.append((rest, folder)) or mine)
+    checkpoint = open_checkpoint("gguf:./a:b.gguf", model, schemes=[scheme])
+    assert checkpoint is mine
+    assert checkpoint.location == "gguf:./a:b.gguf"
+    assert asked == [("./a:b.gguf", model)]
+    assert open_checkpoint("memory:x", model, schemes=[Scheme("memory", lambda *_: mine)]) is mine
+
+
+def test_memory_is_a_scheme_without_plugins(tmp_path):
+    checkpoint = MemoryCheckpoint({"w": np.ones(1)})
+    register_memory("test_open", checkpoint)
+    assert open_checkpoint("memory:test_open", tmp_path) is checkpoint
+
+
+def test_an_unknown_scheme_is_an_error_with_those_that_are_known(tmp_path):
+    assert _refusal("gguf:m.gguf", tmp_path) == (
+        "gguf:m.gguf: no plugin reads the scheme `gguf:`; known: `memory`"
+    )
+
+
+def test_a_path_with_a_colon_is_a_path(tmp_path):
+    save_file({"w": torch.ones(1)}, tmp_path / "a:b.safetensors")
+    save_file({"w": torch.ones(1)}, tmp_path / "memory:x.safetensors")
+    assert list(open_checkpoint("memory:x.safetensors", tmp_path).tensors) == ["w"]
+
+
+def test_a_missing_path_is_an_error_with_what_is_near(model):
+    assert _refusal("./models/bse", model) == (
+        "./models/bse: there is no such file or folder; did you mean `base`?"
+    )
+    assert _refusal("./missing/base", model) == "./missing/base: there is no such file or folder"
+
+
+@pytest.mark.parametrize(
+    ("names", "got"),
+    [
+        ([], "it is empty"),
+        (["a.gguf", "b.gguf", "README.md", "LICENSE"], "got 2 `*.gguf`, 1 `LICENSE`, 1 `*.md`"),
+        (["optimizer.bin"], "got 1 `*.bin`"),
+    ],
+)
+def test_a_folder_without_weights_says_what_it_holds(tmp_path, names, got):
+    for name in names:
+        (tmp_path / name).touch()
+    assert _refusal(str(tmp_path), Path("/")) == (
+        f"{tmp_path}: has no weights in a known format, {got};"
+        " give a folder with `*.safetensors` or `pytorch_model.bin`, or the file itself"
+    )
+
+
+def test_a_file_of_an_unknown_format_is_an_error(tmp_path):
+    (tmp_path / "m.gguf").touch()
+    message = f"{tmp_path / 'm.gguf'}: is in no known format; known: safetensors, torch"
+    assert _refusal("m.gguf", tmp_path) == message
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Stand in for the Hub's client: note the calls, serve one folder, or raise what `answer` is."""
+    calls = []
+    served = tmp_path / "cache"
+    served.mkdir()
+
+    def download(repo, *, revision, allow_patterns):
+        calls.append((repo, revision, "*.bin" in allow_patterns))
+        if isinstance(hub.answer, Exception):
+            raise hub.answer
+        if "*.bin" in allow_patterns:
+            torch.save({"v": torch.ones(1)}, served / "pytorch_model.bin")
+        return str(served)
+
+    def hub():
+        return calls, served
+
+    hub.answer = None
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return hub
+
+
+def test_what_looks_like_a_repository_is_taken_from_the_cache(tmp_path, hub):
+    calls, served = hub()
+    save_file({"w": torch.ones(1)}, served / "model.safetensors")
+    checkpoint = open_checkpoint("org/name-1.5_b@v1/x", tmp_path)
+    assert list(checkpoint.tensors) == ["w"]
+    assert checkpoint.location == "org/name-1.5_b@v1/x"
+    assert calls == [("org/name-1.5_b", "v1/x", False)]
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_better(tmp_path, hub):
+    calls, _ = hub()
+    assert list(open_checkpoint("org/name", tmp_path).tensors) == ["v"]
+    assert calls == [("org/name", None, False), ("org/name", None, True)]
+
+
+@pytest.mark.parametrize(
+    "source", ["./org/name", "/org/name", "~/org/name", "name", "org/name/file", "../org/name"]
+)
+def test_what_begins_like_a_path_is_never_looked_up(tmp_path, hub, source):
+    calls, _ = hub()
+    assert _refusal(source, tmp_path).startswith(f"{source}: there is no such file or folder")
+    assert calls == []
+
+
+def test_a_path_that_exists_is_never_looked_up(model, hub):
+    calls, _ = hub()
+    assert list(open_checkpoint("models/base", model).tensors) == ["w"]
+    assert calls == []
+
+
+def test_what_the_hub_says_is_an_error_with_what_to_do(tmp_path, hub):
+    hub.answer = FileNotFoundError("Cannot find a cached snapshot.\nTo enable downloads, ...")
+    assert _refusal("org/name", tmp_path) == (
+        "org/name: there is no such file or folder, and it was not found on the Hub: Cannot find a cached snapshot;"
+        " check the name; for a private model log in with `hf auth login`; offline, fetch it before"
+    )
+
+
+def test_the_real_client_without_a_network_gives_the_same_error(tmp_path, monkeypatch):
+    # its settings are read when it is imported
+    code = (
+        "from pathlib import Path; from surgery.checkpoint.open import open_checkpoint\n"
+        "from surgery.errors import CheckpointError\n"
+        "try: open_checkpoint('org/name@main', Path('.'))\n"
+        "except CheckpointError as error: print(error)"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(
+        "org/name@main: there is no such file or folder, and it was not found on the Hub: "
+    )
+
+
+def test_opening_safetensors_imports_no_torch(model):
+    code = (
+        "import sys; from pathlib import Path; from surgery.checkpoint.open import open_checkpoint\n"
+        f"checkpoint = open_checkpoint('models/base', Path({str(model)!r}))\n"
+        "data = bytearray(4); checkpoint.read_into('w', 0, memoryview(data))\n"
+        "assert data == b'\\0\\0\\x80\\x3f' and 'torch' not in sys.modules, data"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_opening_a_pickle_of_the_modern_format_imports_no_torch(tmp_path):
+    torch.save({"w": torch.ones(2, 2).t()}, tmp_path / "m.bin")
+    code = (
+        "import sys; from pathlib import Path; from surgery.checkpoint.open import open_checkpoint\n"
+        f"checkpoint = open_checkpoint('m.bin', Path({str(tmp_path)!r}))\n"
+        "data = bytearray(16); checkpoint.read_into('w', 0, memoryview(data))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
+
+
+def test_the_built_in_formats_have_names():
+    assert [candidate.name for candidate in BUILTIN_FORMATS] == ["safetensors", "torch"]

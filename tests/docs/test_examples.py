@@ -1,0 +1,84 @@
+"""The documentation's code blocks, run in order, page by page.
+
+    ```yaml file=NAME      written to NAME
+    ```python file=NAME    written to NAME
+    ```python              run, in one namespace a page
+    ```console             lines beginning with `$` are run and must succeed, or fail with 2 if they end in `# fails`
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from surgery.cli.main import cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "docs/tutorial.md", "docs/writing-plugins.md"]
+BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the zoo that pages may write beside."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "recipes" / "zoo", folder / "zoo", ignore=shutil.ignore_patterns("*.py"))
+    return folder
+
+
+def command(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    assert words.pop(0) == "surgery", line
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    expected = 2 if line.endswith("# fails") else 0
+    assert result.exit_code == expected, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_runs(page, zoo, tmp_path, monkeypatch):
+    (tmp_path / "zoo").symlink_to(zoo / "zoo")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "surgery_docs"}
+    monkeypatch.setitem(sys.modules, "surgery_docs", type(sys)("surgery_docs"))
+    ran = 0
+    for language, settings, text in BLOCK.findall((ROOT / page).read_text()):
+        if "file=" in settings:
+            (tmp_path / settings.partition("file=")[2].strip()).write_text(text)
+        elif language == "python":
+            exec(compile(text, page, "exec"), namespace)
+        elif language == "console":
+            for line in text.splitlines():
+                if line.startswith("$ "):
+                    command(line[2:])
+        else:
+            continue
+        ran += 1
+    assert ran > 2
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_runs(recipe, tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "recipes" / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("*.py", "heldout"))
+    shutil.copy(recipe, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command(f"surgery run {recipe.name}")
+    for folder in (tmp_path / "out").iterdir():
+        command(f"surgery verify {folder}")
+
+
+def test_every_page_is_linked_from_readme():
+    readme = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in readme
+
+
+def test_relative_links_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "recipes").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
