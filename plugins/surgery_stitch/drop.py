@@ -14,12 +14,12 @@ from surgery_stitch._slices import parse_range
 class Drop(Params):
     """Parameters of stitch.drop."""
 
-    layers: str | list[int | str]
+    layers: int | str | list[int | str]
     """The layers to leave out: `2:5` (half open), or a list of indices and ranges."""
 
     @field_validator("layers")
     @classmethod
-    def _read_as_ranges(cls, layers: str | list[int | str]) -> str | list[int | str]:
+    def _read_as_ranges(cls, layers: int | str | list[int | str]) -> int | str | list[int | str]:
         for entry in layers if isinstance(layers, list) else [layers]:
             parse_range(entry)
         return layers

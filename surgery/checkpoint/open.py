@@ -27,10 +27,12 @@ def open_checkpoint(
     path, or begins with `.`, `/` or `~`, is never looked up on the Hub. Raises CheckpointError that says
     what was found.
     """
-    checkpoint = _open_scheme(source, folder, schemes)
-    if checkpoint is None:
-        path = _local(source, folder)
-        checkpoint = _open_path(path, [*formats, *BUILTIN_FORMATS])
+    try:
+        checkpoint = _open_scheme(source, folder, schemes)
+        if checkpoint is None:
+            checkpoint = _open_path(_local(source, folder), [*formats, *BUILTIN_FORMATS])
+    except OSError as error:  # no permission, a name that is too long, a network disk that is gone
+        raise CheckpointError(f"{source[:200]}: cannot be read: {error.strerror}; check the path") from error
     checkpoint.location = source
     return checkpoint
 
@@ -58,16 +60,15 @@ def _local(source: str, folder: Path) -> Path:
         raise CheckpointError(f"{source}: {error}") from None
     if path.exists():
         return path
+    siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name, siblings)
     hub = _HUB.fullmatch(source)
     if hub is None:
-        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise CheckpointError(
-            f"{source}: there is no such file or folder" + did_you_mean(path.name, siblings)
-        )
-    return _snapshot(source, hub["repo"], hub["revision"])
+        raise CheckpointError(f"{source}: there is no such file or folder{near}")
+    return _snapshot(source, hub["repo"], hub["revision"], near)
 
 
-def _snapshot(source: str, repo: str, revision: str | None) -> Path:
+def _snapshot(source: str, repo: str, revision: str | None, near: str) -> Path:
     """Return the folder of a repository in the Hub's cache, fetching what is not there."""
     import huggingface_hub
 
@@ -75,13 +76,13 @@ def _snapshot(source: str, repo: str, revision: str | None) -> Path:
         found = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[*_HUB_FILES]))
         if not any(found.glob("*.safetensors")):
             # pickles only where there is nothing better: many repositories have both
-            patterns = [*_HUB_FILES, "*.bin"]
+            patterns = [*_HUB_FILES, "*_model*.bin"]
             found = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except Exception as error:  # the hub's, the HTTP client's and the file system's: all the user's to mend
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
             f"{source}: there is no such file or folder, and it was not found on the Hub: {reason};"
-            " check the name; for a private model log in with `hf auth login`; offline, fetch it before"
+            f" check the name; for a private model log in with `hf auth login`; offline, fetch it before{near}"
         ) from error
     return found
 

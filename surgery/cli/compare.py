@@ -156,7 +156,8 @@ def _numbers(a: Stored, b: Stored) -> Numbers:
         squares += float(gap.square_().sum())
         norm += float(torch.where(x.isfinite(), x, 0.0).square_().sum())
     relative = math.sqrt(squares / norm) if norm else math.inf if squares else 0.0
-    return Numbers(largest, total / a.spec.numel, relative, differing / a.spec.numel, nonfinite)
+    elements = max(a.spec.numel, 1)
+    return Numbers(largest, total / elements, relative, differing / elements, nonfinite)
 
 
 def totals(differences: list[Difference]) -> Mapping[Kind, int]:

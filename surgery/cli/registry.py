@@ -56,7 +56,7 @@ def splits_of(op: Op) -> str:
 
 
 def models_of(op: Op) -> str:
-    """Return how many models an op takes, in words."""
+    """Return how many models an op takes: `2`, `1 or more`, `2 to 3`."""
     least, most = op.models
     if most is None:
         return f"{least} or more"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from surgery.cli.registry import models_of
 from surgery.errors import SurgeryError
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def _check(op: Op, sources: Sequence[str], base: str | None) -> None:
         )
     least, most = op.models
     if sources and not least <= len(sources) <= (most or len(sources)):
-        wanted = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-        raise SurgeryError(f"`{op.name}` takes {wanted} models, got {len(sources)}; give as many")
+        noun = "model" if op.takes_one else "models"
+        raise SurgeryError(f"`{op.name}` takes {models_of(op)} {noun}, got {len(sources)}; give as many")
     if base is not None and op.base == "none":
         raise SurgeryError(f"`{op.name}` takes no base; leave --base out")
 

@@ -56,5 +56,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _shapes(node: Apply | GroupCall) -> str:
     if isinstance(node, GroupCall):
-        return ", ".join(f"{name} {member.spec.shape}" for name, member in list(node.members.items())[:_SHOWN])
+        return ", ".join(
+            f"{name} {member.spec.shape}" for name, member in list(node.members.items())[:_SHOWN]
+        )
     return f"{node.signature.name} {node.signature.first.shape}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,17 @@ class Active:
     phases: Phases
     held: int
     pending: int = 0
+
+
+@contextmanager
+def one_thread_a_worker() -> Iterator[None]:
+    """Let torch use one thread a worker: work is spread over tensors, and sums do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Crew:
@@ -66,7 +78,7 @@ class Crew:
 
     def _work(self, evaluator: Evaluator) -> None:
         try:
-            torch.set_num_threads(1)  # a thread does not inherit it; work is spread over workers, not inside ops
+            torch.set_num_threads(1)  # the number is each thread's own
             with evaluator.place.working():
                 while (task := self._take()) is not None:
                     active, unit = task

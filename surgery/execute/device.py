@@ -78,7 +78,12 @@ class World:
         import torch.distributed as dist
 
         things: list[object] = [None] * self.size
-        dist.all_gather_object(things, thing)
+        try:
+            dist.all_gather_object(things, thing)
+        except RuntimeError as error:  # the connection breaks when a process ends
+            raise ResourceError(
+                f"process {self.rank}: another process of this run has ended; see its message, then run again"
+            ) from error
         return things
 
 

@@ -189,7 +189,7 @@ class Evaluator:
         self, node: Apply, x: EngineChunk, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> torch.Tensor:
         """Return a function's result on a range, flat, after holding it to the contract."""
-        result = self.call(node, function, args)
+        result: torch.Tensor = self.call(node, function, args)
         require_floats(node, result, x)
         if result.shape != x.shape:
             raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
@@ -267,8 +267,16 @@ class Evaluator:
         return out
 
 
+def below_rows(node: Node) -> tuple[Node, int]:
+    """Return what a node is rows of, or the node itself, and how many of its elements are skipped."""
+    skipped = 0
+    while isinstance(node, Rows):
+        skipped += node.start
+        node = node.node
+    return node, skipped
+
+
 def _source_of(node: Node) -> Source | None:
     """Return the tensor in a file that a node is, or is rows of."""
-    while isinstance(node, Rows):
-        node = node.node
-    return node if isinstance(node, Source) else None
+    below, _ = below_rows(node)
+    return below if isinstance(below, Source) else None

@@ -8,7 +8,7 @@ import torch
 
 from surgery.checkpoint.hashing import PIECE
 from surgery.errors import OpError
-from surgery.execute.evaluate import Evaluator, Held, compute_dtype
+from surgery.execute.evaluate import Evaluator, Held, below_rows, compute_dtype
 from surgery.execute.needs import Needs, Phases, Unit
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
@@ -46,7 +46,9 @@ class JobRun:
 
     def _write(self) -> list[Unit]:
         """Return the writing units. Targets of one size advance together, so that what they share is computed once."""
-        read = {id(s) for target in self.job.targets if not is_copy(target) for s in sources(target.tensor.node)}
+        read = {
+            id(s) for target in self.job.targets if not is_copy(target) for s in sources(target.tensor.node)
+        }
         by_size: dict[int, list[Target]] = {}
         by_source: dict[tuple[tuple[int, int], ...], list[Target]] = {}
         for target in self.job.targets:
@@ -75,7 +77,9 @@ class JobRun:
 
     def _span(self, writings: list[tuple[Target, Writing]], start: int, stop: int) -> Unit:
         def unit(work: Evaluator) -> None:
-            streams = [writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings]
+            streams = [
+                writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings
+            ]
             for at in range(start, stop, self.job.chunk):
                 end = min(at + self.job.chunk, stop)
                 work.begin()
@@ -93,7 +97,8 @@ class JobRun:
         """Return the bytes of elements start to stop of a target."""
         node, spec = target.tensor.node, target.tensor.spec
         if is_copy(target):
-            source, skipped = _elements(node)
+            source, skipped = below_rows(node)
+            assert isinstance(source, Source)  # Agree stands for integers, and those nobody computes with
             return work.raw(source, start + skipped, stop + skipped)
         value = work.root(node, start, stop, self.held, compute_dtype(node))
         return work.encoded(value, spec, start)
@@ -129,19 +134,8 @@ class JobRun:
 
 def is_copy(target: Target) -> bool:
     """Return whether a target's bytes are those of tensors in files."""
-    node = target.tensor.node
-    while isinstance(node, Rows):
-        node = node.node
+    node, _ = below_rows(target.tensor.node)
     return isinstance(node, Source | Agree) and node.spec.dtype == target.tensor.spec.dtype
-
-
-def _elements(node: Node) -> tuple[Source, int]:
-    """Return the source behind a copy of numbers, and how many of its elements are skipped."""
-    skipped = 0
-    while isinstance(node, Rows):
-        node, skipped = node.node, skipped + node.start
-    assert isinstance(node, Source)
-    return node, skipped
 
 
 def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
@@ -166,11 +160,10 @@ def _read(work: Evaluator, copied: tuple[Source, int], at: int, size: int) -> to
 
 
 def _disagree(node: Node, first: tuple[Source, int], other: tuple[Source, int]) -> OpError:
-    while isinstance(node, Rows):
-        node = node.node
-    assert isinstance(node, Agree)
+    agree, _ = below_rows(node)
+    assert isinstance(agree, Agree)
     names = f"`{first[0].checkpoint.location}` and `{other[0].checkpoint.location}`"
     return OpError(
-        f"step {node.step}: {node.spec.name} is {node.spec.dtype} and differs between {names}, integers are not merged; "
-        "set `on_int: first` to take the first"
+        f"step {agree.step}: {agree.spec.name} is {agree.spec.dtype} and differs between {names}, "
+        "integers are not merged; set `on_int: first` to take the first"
     )

@@ -14,8 +14,8 @@ from typing import Any
 from surgery.execute.contract import attempt
 from surgery.execute.crew import Crew
 from surgery.execute.device import World
-from surgery.execute.evaluate import Evaluator, Held
-from surgery.execute.needs import Fold, Needs, Phases, gather_units
+from surgery.execute.evaluate import Held
+from surgery.execute.needs import Fold, Needs, Phases, Unit, gather_units
 from surgery.ops import BLOCK, Reduce, Scan
 from surgery.plan.nodes import Apply, Scope, inputs_of, walk
 from surgery.schedule.jobs import Job, held_bytes
@@ -44,14 +44,10 @@ def scopes_below(scope: Scope) -> Iterator[Scope]:
     yield scope
 
 
-def gather_models(
-    scopes: Sequence[Scope], evaluators: list[Evaluator], room: int, here: World
-) -> dict[int, Any]:
-    """Return what each scope's op found, by the scope's id; `room` is what jobs may hold together, in bytes."""
-    found: dict[int, Any] = {}
+def gather_models(found: dict[int, Any], scopes: Sequence[Scope], crew: Crew, here: World) -> None:
+    """Add what each scope's op finds to `found`, by the scope's id."""
     for scope in scopes:
-        found[id(scope)] = _gather(scope, found, Crew(evaluators, room), here) if scope.numel else None
-    return found
+        found[id(scope)] = _gather(scope, found, crew, here) if scope.numel else None
 
 
 def _gather(scope: Scope, found: dict[int, Any], crew: Crew, here: World) -> Any:
@@ -76,14 +72,17 @@ def _passes(
     members: Sequence[Apply], scan: Scan, result: Any, fold: Fold, found: dict[int, Any]
 ) -> Iterator[tuple[Callable[[], Phases], int]]:
     """Yield a job for each tensor; their spans are numbered through, so that they fold in the model's order."""
+
+    def phases(needs: Needs, units: list[Unit]) -> Callable[[], Phases]:
+        return lambda: chain(needs.phases(), [units])
+
     index = 0
     for member in members:
         held = Held(found=dict(found))
         units = gather_units(member, scan, result, fold, held, index)
         index += len(units)
         below = inputs_of(member)
-        needs = Needs(below, held, BLOCK)
-        yield (lambda needs=needs, units=units: chain(needs.phases(), [units])), held_bytes(list(walk(*below)))  # type: ignore[misc]
+        yield phases(Needs(below, held, BLOCK), units), held_bytes(list(walk(*below)))
 
 
 def _share(members: Sequence[Apply], here: World) -> list[Apply]:

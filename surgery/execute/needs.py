@@ -1,7 +1,7 @@
 """What tensors need before their ranges can be computed: what gathers find, and results that are held whole.
 
-For every REDUCE op below them a phase for each gather pass, for every TENSOR or GROUP op a phase that computes it whole.
-A phase is a list of units that may run side by side; each phase needs the ones before.
+A phase for each gather pass of every REDUCE op below them, and one for every TENSOR or GROUP op.
+A phase is a list of units that may run side by side; each phase needs the ones before it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def gather_units(node: Apply, scan: Scan, found: Any, fold: Fold, held: Held, fi
         return [lambda work: attempt(node, fold.add, first, _sampled(work, node, found, held, dtype))]
 
     def unit(index: int, start: int, stop: int) -> Unit:
-        return lambda work: attempt(node, fold.add, index, _gathered(work, node, found, held, dtype, start, stop))
+        def gather(work: Evaluator) -> None:
+            attempt(node, fold.add, index, _gathered(work, node, found, held, dtype, start, stop))
+
+        return gather
 
     starts = enumerate(range(0, numel, GATHER_SPAN), first)
     return [unit(index, start, min(start + GATHER_SPAN, numel)) for index, start in starts]
@@ -171,11 +174,15 @@ class Needs:
             self._hold(work, group, member, members[name], results[name])
         work.place.finish()
 
-    def _hold(self, work: Evaluator, caller: Apply | GroupCall, node: Apply, x: EngineChunk, result: Any) -> None:
+    def _hold(
+        self, work: Evaluator, caller: Apply | GroupCall, node: Apply, x: EngineChunk, result: Any
+    ) -> None:
         """Keep a result after holding it to what was declared."""
         require_floats(caller, result, x)
         if tuple(result.shape) != node.spec.shape:
-            what = f"returned shape {tuple(result.shape)} for {node.spec.name}, it declared {node.spec.shape},"
+            what = (
+                f"returned shape {tuple(result.shape)} for {node.spec.name}, it declared {node.spec.shape},"
+            )
             raise wrong_result(caller, what)
         work.checked(node, x, result)
         self.held.whole[id(node)] = result.reshape(-1)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +24,55 @@ from surgery.tensors import DTYPES
 MANIFEST = "surgery.json"
 
 
-def publish(plan: Plan, sink: Sink, *, force: bool) -> Written:
-    """Complete the partial folder of an output and rename it to its place."""
+def publish(plan: Plan, sinks: Sequence[Sink], *, force: bool) -> tuple[Written, ...]:
+    """Complete the partial folders of all outputs, then rename each to its place.
+
+    Raises ResourceError if that cannot be done; what is computed then stays in the partial folders.
+    """
+    for sink in sinks:
+        with _told(sink):
+            _complete(plan, sink)
+    with _uninterrupted():
+        for sink in sinks:
+            with _told(sink):
+                _rename(sink, force=force)
+    for sink in sinks:
+        shutil.rmtree(_place(sink) / WORK, ignore_errors=True)
+    return tuple(_written(sink) for sink in sinks)
+
+
+def _place(sink: Sink) -> Path:
+    assert sink.output.folder is not None
+    return sink.output.folder
+
+
+def _written(sink: Sink) -> Written:
     output = sink.output
-    assert output.folder is not None
+    return Written(output.name, _place(sink), len(output.tensors), output.nbytes, len(sink.layout.shards))
+
+
+@contextmanager
+def _told(sink: Sink) -> Iterator[None]:
+    """Turn what the system says about publishing an output into a ResourceError."""
     try:
-        sink.writer.finish()
-        files = _sidecars(output, sink.folder)
-        write_json(sink.folder / MANIFEST, manifest(plan, sink, files))
-        for name in [*files, MANIFEST]:
-            _sync(sink.folder / name)
-        _sync(sink.folder)
-        _rename(sink.folder, output.folder, force=force)
+        yield
     except OSError as error:
         raise ResourceError(
-            f"{output.folder}: cannot be published: {error.strerror}; "
+            f"{_place(sink)}: cannot be published: {error.strerror}; "
             f"what is computed stays in {sink.folder}, run again"
         ) from error
-    shutil.rmtree(output.folder / WORK, ignore_errors=True)
-    shards = len(sink.layout.shards)
-    return Written(output.name, output.folder, len(output.tensors), output.nbytes, shards)
+
+
+def _complete(plan: Plan, sink: Sink) -> None:
+    """Put everything that belongs to an output into its partial folder, and bring it to the disk."""
+    missing = sink.layout.places.keys() - sink.done.keys()
+    assert not missing, f"{sink.folder}: {len(missing)} tensors were never written, {min(missing)} among them"
+    sink.writer.finish()
+    files = _sidecars(sink.output, sink.folder)
+    write_json(sink.folder / MANIFEST, manifest(plan, sink, files))
+    for name in [*files, MANIFEST]:
+        _sync(sink.folder / name)
+    _sync(sink.folder)
 
 
 def _sidecars(output: Output, folder: Path) -> dict[str, str]:
@@ -97,17 +129,35 @@ def _source(plan: Plan, name: str) -> str:
     return Path(source).name if source.startswith((".", "/", "~")) else source
 
 
-def _rename(partial: Path, folder: Path, *, force: bool) -> None:
-    old: Path | None = None
+def _rename(sink: Sink, *, force: bool) -> None:
+    """Rename a complete partial folder; what it replaces goes into its work folder, and is removed with that."""
+    folder = _place(sink)
     if folder.exists():
         if any(folder.iterdir()) and not force:
             raise ResourceError(f"{folder}: appeared while the run was going on; move it away and run again")
-        old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
-        folder.rename(old)
-    partial.rename(folder)
+        replaced = sink.folder / WORK / "replaced"
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
+        folder.rename(replaced)
+    sink.folder.rename(folder)
     _sync(folder.parent)
-    if old is not None:
-        shutil.rmtree(old)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: between two renames nothing is at the output's place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, frame: caught.append(number)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    for late in caught[:1]:
+        signal.raise_signal(late)
 
 
 def _sync(path: Path) -> None:

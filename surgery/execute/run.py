@@ -7,13 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 from surgery.checkpoint.journal import Entry
 from surgery.checkpoint.layout import ShardLayout
-from surgery.execute.crew import Crew
+from surgery.execute.crew import Crew, one_thread_a_worker
 from surgery.execute.device import ACCELERATOR_CHUNK, World, device_memory, places, world
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
@@ -23,7 +22,7 @@ from surgery.execute.report import JobDone, Listener, Meter, Report, Written, pe
 from surgery.execute.sink import Sink
 from surgery.execute.syncer import Syncer
 from surgery.host import Host
-from surgery.plan.model import Plan
+from surgery.plan.model import Output, Plan
 from surgery.plan.nodes import Digests
 from surgery.schedule.jobs import Job
 from surgery.schedule.options import RunOptions
@@ -42,7 +41,7 @@ def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None =
         options = _for_accelerator(options, here)
     schedule = order(plan, options)
     sinks = _sinks(plan, schedule.layouts)
-    with _one_thread_a_worker(), _terminate_as_interrupt():
+    with one_thread_a_worker(), _terminate_as_interrupt():
         try:
             kept = _open(sinks, here, resume=options.resume)
             work = _Run(schedule, sinks, here, host)
@@ -67,10 +66,8 @@ def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None =
 
 
 def _for_accelerator(options: RunOptions, here: World) -> RunOptions:
-    """Return the options with chunks that keep an accelerator busy and fit its memory."""
-    from dataclasses import replace
-
-    free = device_memory(here) or 0
+    """Return the options with chunks that keep an accelerator busy and fit its memory and the budget."""
+    free = min(device_memory(here) or 0, options.budget())
     chunk = ACCELERATOR_CHUNK
     while chunk > 2**17 and chunk * 4 * 64 > free:
         chunk //= 2
@@ -99,8 +96,10 @@ class _Run:
         ticker = threading.Thread(target=self._tick, args=(listener, ticking), daemon=True)
         ticker.start()
         try:
-            needed = scopes_of(self.todo)
-            self._jobs(gather_models(needed, self.evaluators, self.here))
+            crew = Crew(self.evaluators, self.schedule.room)
+            found: dict[int, Any] = {}
+            gather_models(found, scopes_of(self.todo), crew, self.here)
+            self._jobs(crew, found)
         finally:
             ticking.set()
             ticker.join()
@@ -109,19 +108,13 @@ class _Run:
         while listener is not None and not stop.wait(0.1):
             listener(self.meter.progress())
 
-    def _jobs(self, found: dict[int, Any]) -> None:
+    def _jobs(self, crew: Crew, found: dict[int, Any]) -> None:
         syncer = Syncer(self._committed)
         runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self.mine)
-        crew = Crew(self.evaluators, self._room())
         try:
             crew.run((job_run.phases, job_run.job.held) for job_run in runs)
         finally:
             syncer.close()  # also after an error or Ctrl-C: what is finished is journaled
-
-    def _room(self) -> int:
-        return max(
-            self.schedule.budget - self.schedule.workers * max((j.working for j in self.mine), default=0), 0
-        )
 
     def _committed(self, sink: Sink, entry: Entry) -> None:
         self.entries[self._index[id(sink)]][entry.name] = entry
@@ -145,11 +138,13 @@ def share(jobs: Sequence[Job], here: World) -> list[Job]:
 def _sinks(plan: Plan, layouts: Sequence[ShardLayout]) -> list[Sink]:
     """Return a sink for each output; equal digests mean equal bytes, so that a later run knows what it may keep."""
     nodes = Digests()
+    policy = plan.recipe.on_nonfinite
+
+    def digests(output: Output) -> dict[str, str]:
+        return {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}-{policy}" for t in output.tensors}
+
     return [
-        Sink(
-            output, layout, {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in output.tensors}
-        )
-        for output, layout in zip(plan.outputs, layouts, strict=True)
+        Sink(output, layout, digests(output)) for output, layout in zip(plan.outputs, layouts, strict=True)
     ]
 
 
@@ -177,20 +172,9 @@ def _publish(
             sink.done |= theirs[index]
     written: tuple[Written, ...] = ()
     if here.rank == 0:
-        written = tuple(publish(plan, sink, force=options.force) for sink in sinks)
+        written = publish(plan, sinks, force=options.force)
     here.wait()
     return written
-
-
-@contextlib.contextmanager
-def _one_thread_a_worker() -> Iterator[None]:
-    """Let torch use one thread a worker: work is spread over tensors, not inside operations."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -116,12 +116,18 @@ class Sink:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a run that ended just now took the file that was opened away with its folder
+            same = os.path.samestat(os.fstat(self._lock), os.stat(self._work / "lock"))
+        except (BlockingIOError, FileNotFoundError):
+            same = False
         except OSError as error:
-            os.close(self._lock)
-            self._lock = None
+            raise ResourceError(
+                f"{self.folder}: cannot be locked: {error.strerror}; write to another file system"
+            ) from error
+        if not same:
             raise ResourceError(
                 f"{self.folder}: another run is writing here; wait for it, or write somewhere else"
-            ) from error
+            )
 
     def open(self, *, resume: bool) -> None:
         """Make the files, or open what an interrupted run left and keep those of its tensors that still hold."""
@@ -129,7 +135,7 @@ class Sink:
             self._clear(self.folder)
         self._clear(self.folder, keep={shard.file for shard in self.layout.shards})
         kept = self.writer.create()
-        earlier = [entry for file in self._journals() for entry in Journal(file).load()]
+        earlier = [entry for file in self._journals() for entry in Journal(file).load()] if resume else []
         places = self.layout.places
         candidates = [entry for entry in earlier if entry.name in places and places[entry.name].file in kept]
         self.done = {entry.name: entry for entry in candidates if self._holds(entry)}
@@ -145,12 +151,15 @@ class Sink:
         """Start this process's journal, in the first one with what is kept of earlier ones."""
         file = self._work / f"journal-{rank}.jsonl"
         if rank == 0:
-            fresh = Journal(self._work / "journal.new")
+            new = self._work / "journal.new"
+            new.unlink(missing_ok=True)
+            fresh = Journal(new)
             fresh.append(list(self.done.values()))
             fresh.close()
+            os.replace(new, file)
             for stale in self._journals():
-                stale.unlink()
-            os.replace(self._work / "journal.new", file)
+                if stale != file:
+                    stale.unlink()
         self._journal = Journal(file)
 
     def _journals(self) -> list[Path]:

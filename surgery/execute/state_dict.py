@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from surgery.execute.crew import Crew, one_thread_a_worker
 from surgery.execute.device import Place, World
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
@@ -17,7 +18,7 @@ from surgery.math.convert import torch_dtype
 from surgery.ops import BLOCK
 from surgery.plan.model import OutputTensor, Plan
 from surgery.schedule.jobs import Job, make_jobs
-from surgery.tensors import TensorSpec
+from surgery.tensors import DTYPES, TensorSpec
 
 
 class _Buffer:
@@ -67,12 +68,15 @@ class LazyStateDict(Mapping[str, torch.Tensor]):
         alone = replace(self._plan.outputs[0], tensors=(self._tensors[name],))
         buffer = _Buffer()
         for job in make_jobs([alone], BLOCK):
-            self._run(job, buffer)
-        return buffer.raw.view(torch_dtype(spec.dtype)).view(spec.shape)
+            with one_thread_a_worker():
+                self._run(job, buffer)
+        values = buffer.raw.view(torch_dtype(spec.dtype))
+        # torch counts pairs of 4-bit numbers
+        return values.view(spec.shape) if DTYPES[spec.dtype].bits >= 8 else values.view(*spec.shape[:-1], -1)
 
     def _run(self, job: Job, buffer: _Buffer) -> None:
         needed = [scope for scope in scopes_of([job]) if id(scope) not in self._found]
-        self._found |= gather_models(needed, [self._work], World())
+        gather_models(self._found, needed, Crew([self._work], job.held), World())
         job_run = JobRun(job, [buffer], self._found, lambda _: None, Meter(total=job.writes))  # type: ignore[list-item]
         for units in job_run.phases():
             for unit in units:

@@ -17,7 +17,7 @@ from surgery.ops import BLOCK
 _WORD: Final = 8  # truth values compared at a time
 
 # A total keeps up to this many offsets as they are (4 MiB), exact whatever the shift; then it counts them.
-_PENDING: Final = 1 << 20
+PENDING: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Counted:
         self.pending += other.pending
         if other.histogram is not None:
             self._count(other.histogram)
-        if self.pending > _PENDING:
+        if self.pending > PENDING:
             self._settle()
         return self
 

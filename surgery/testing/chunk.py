@@ -51,7 +51,7 @@ class MemoryChunk:
             raise PluginError(
                 f"op `{self.op.name}`: draws in a sampling pass, whose elements have no index; scan ALL"
             )
-        key = stream_key(self.seed, self.op.name, self.signature.name, stream)
+        key = stream_key(self.seed, self.op.name, self.signature.name, stream, self.op.version)
         return uniform(key, self.start, torch.empty_like(self.like))
 
     def _buffer(self, index: int) -> Tensor:

@@ -131,10 +131,10 @@ def hub(tmp_path, monkeypatch):
     served.mkdir()
 
     def download(repo, *, revision, allow_patterns):
-        calls.append((repo, revision, "*.bin" in allow_patterns))
+        calls.append((repo, revision, "*_model*.bin" in allow_patterns))
         if isinstance(hub.answer, Exception):
             raise hub.answer
-        if "*.bin" in allow_patterns:
+        if "*_model*.bin" in allow_patterns:
             torch.save({"v": torch.ones(1)}, served / "pytorch_model.bin")
         return str(served)
 
@@ -181,6 +181,17 @@ def test_what_the_hub_says_is_an_error_with_what_to_do(tmp_path, hub):
     assert _refusal("org/name", tmp_path) == (
         "org/name: there is no such file or folder, and it was not found on the Hub: Cannot find a cached snapshot;"
         " check the name; for a private model log in with `hf auth login`; offline, fetch it before"
+    )
+
+
+def test_a_name_on_the_hub_that_is_nearly_a_local_one_is_suggested(model, hub):
+    hub.answer = ValueError("not found")
+    assert _refusal("models/bse", model).endswith("; offline, fetch it before; did you mean `base`?")
+
+
+def test_a_path_that_the_system_cannot_look_up_is_an_error(tmp_path):
+    assert _refusal("./" + "x" * 300, tmp_path) == (
+        f"./{'x' * 198}: cannot be read: File name too long; check the path"
     )
 
 

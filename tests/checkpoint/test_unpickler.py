@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import struct
@@ -110,7 +111,7 @@ def test_stand_ins_cannot_be_changed_or_misused(data):
 )
 def test_bombs_take_neither_memory_nor_time(data):
     tracemalloc.start()
-    with pytest.raises((pickle.UnpicklingError, EOFError, IndexError, UnicodeDecodeError)):
+    with contextlib.suppress(pickle.UnpicklingError, EOFError, UnicodeDecodeError):
         _load(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

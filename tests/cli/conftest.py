@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def surgery() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Install a plugin for one test: a module and the metadata that pip would write."""
     from surgery.cli.extensions import plugin_commands
 
@@ -70,6 +71,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = surgery_{name}_plugin\n")
         monkeypatch.syspath_prepend(folder)
         plugin_commands.cache_clear()
+        added.append(f"surgery_{name}_plugin")
 
+    added: list[str] = []
     yield add
     plugin_commands.cache_clear()
+    for module in added:
+        sys.modules.pop(module, None)

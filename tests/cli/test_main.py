@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -36,14 +36,12 @@ def test_a_plan_needs_no_torch(work):
     assert "torch" not in python(code)
 
 
-def test_help_answers_in_half_a_second():
-    # the best of three: other processes may use the machine
-    def once() -> float:
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "surgery", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
-
-    assert min(once() for _ in range(3)) < 0.5
+def test_help_takes_less_than_half_a_second():
+    # of processor time: other processes may use the machine
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "surgery", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_lists_all_commands(surgery):

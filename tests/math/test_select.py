@@ -144,10 +144,19 @@ def test_the_bracket_of_a_sample_spans_four_standard_errors_on_either_side() -> 
 
 
 def test_runs_that_resemble_each_other_widen_the_bracket() -> None:
-    scales = torch.linspace(0.5, 2.0, SAMPLE_RUNS).repeat_interleave(SAMPLE_RUN)
-    even = normal(SAMPLE_RUNS * SAMPLE_RUN, scale=1.0)
+    scales = torch.linspace(0.5, 2.0, 64).repeat_interleave(SAMPLE_RUN)
+    even = normal(64 * SAMPLE_RUN, scale=1.0)
     plain, clustered = (bracket_from_sample(x.abs(), 1 << 24, 1 << 22) for x in (even, even * scales))
     assert clustered.high - clustered.low > 3 * (plain.high - plain.low)
+
+
+def test_a_bracket_too_wide_for_one_pass_is_narrowed() -> None:
+    scales = torch.linspace(0.7, 1.4, 64).repeat_interleave(SAMPLE_RUN)
+    sample = (normal(64 * SAMPLE_RUN, scale=1.0) * scales).abs()
+    # the few that are inside of a small tensor can be kept as they are, those of a large one cannot
+    small, large = (bracket_from_sample(sample, numel, numel // 5) for numel in (1 << 20, 1 << 30))
+    assert (small.shift, large.shift) == (16, 0)
+    assert small.low < large.low < large.high < small.high
 
 
 def test_a_bracket_reaches_the_ends_where_the_rank_is_near_them() -> None:

@@ -114,6 +114,7 @@ def found(data: Any, model: type[BaseModel] = Everything, **others: str) -> list
         ("caled", 1, "caled: unknown key; did you mean `called` or `table` or `named`?"),
         ("zzz", 1, "zzz: unknown key"),
         ("hint", 1, "hint: because"),
+        ("inner", {"name": "x", "hint": 1}, "inner.hint: unknown key; known: `name`, `size`"),
         ("bse", 1, "bse: unknown key; did you mean `base`?"),
     ],
 )
