@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from surgery.checkpoint.hashing import PIECE
+from surgery.checkpoint.syncing import sync_data, sync_folder
 from surgery.errors import CheckpointError, ResourceError
 
 VERSION: Final = 1
 _HEADER: Final = (json.dumps({"surgery_journal": VERSION}) + "\n").encode()
-_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 class Entry(NamedTuple):
@@ -84,7 +84,7 @@ class Journal:
             os.ftruncate(descriptor, whole)
             if not whole:
                 _write(descriptor, _HEADER)
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
         except OSError:
             os.close(descriptor)
             raise
@@ -142,12 +142,4 @@ def _write(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-    _sync_data(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_data(descriptor)

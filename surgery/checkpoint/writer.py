@@ -11,13 +11,12 @@ from typing import Final
 
 from surgery.checkpoint.base_writer import Writer
 from surgery.checkpoint.layout import Shard, ShardLayout
+from surgery.checkpoint.syncing import sync_data, sync_folder
 from surgery.errors import CheckpointError, ResourceError
 from surgery.tensors import human_bytes
 
 INDEX: Final = "model.safetensors.index.json"
 
-# fdatasync does not exist on macOS
-_sync_data = getattr(os, "fdatasync", os.fsync)
 _UNSUPPORTED: Final = frozenset((errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS))
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 _ADVICE: Final = {
@@ -59,7 +58,8 @@ class SafetensorsWriter(Writer):
         except ResourceError:
             self._discard(new)
             raise
-        self._sync_folder()
+        with _resource(self._folder):
+            sync_folder(self._folder)
         return kept
 
     def _discard(self, shards: Iterable[Shard]) -> None:
@@ -138,7 +138,7 @@ class SafetensorsWriter(Writer):
         files = self._descriptors if names is None else {self.layout.places[name].file for name in names}
         for file in sorted(files):
             with _resource(self._folder / file):
-                _sync_data(self._descriptor(file))
+                sync_data(self._descriptor(file))
 
     def finish(self) -> None:
         """Write the index, if there is more than one shard, and sync files and folder."""
@@ -149,7 +149,8 @@ class SafetensorsWriter(Writer):
                 index.write(self.layout.index_json)
                 index.flush()
                 os.fsync(index.fileno())
-        self._sync_folder()
+        with _resource(self._folder):
+            sync_folder(self._folder)
 
     def close(self) -> None:
         """Close the files."""
@@ -161,14 +162,6 @@ class SafetensorsWriter(Writer):
         if file not in self._descriptors:
             raise ValueError(f"{self._folder / file}: is not open for writing")
         return self._descriptors[file]
-
-    def _sync_folder(self) -> None:
-        with _resource(self._folder):
-            descriptor = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
 
 
 def _allocate(descriptor: int, size: int, needed: int, available: int) -> None:

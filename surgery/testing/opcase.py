@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor
 
 from surgery.errors import PluginError
-from surgery.ops import BASE, Op, Params, Split
+from surgery.ops import BASE, Op, Params, Reduce, Split
 from surgery.testing.runner import concrete, run_op
 
 
@@ -56,6 +56,7 @@ class OpCase:
         again = self._run()
         self._require("the same bytes twice", same_bytes(whole, again), again, whole)
         self._check_chunks(whole)
+        self._check_fold()
         self._check_identity()
         self._check_scale(whole)
         self._check_permutation(whole)
@@ -91,6 +92,14 @@ class OpCase:
         for size in self.chunks:
             cut = self._run(chunk=size)
             self._require(f"cut into {size} = whole", same_bytes(cut, whole), cut, whole)
+
+    def _check_fold(self) -> None:
+        """Fold the blocks one by one, and in spans as workers and processes do; blocks are small, to be many."""
+        if isinstance(self.op.implementation, Reduce):
+            block = max(1, self._models()[0].numel() // 7)
+            one_by_one, in_spans = self._run(block=block), self._run(block=block, span=3)
+            same = same_bytes(one_by_one, in_spans)
+            self._require("blocks folded in spans = one by one", same, in_spans, one_by_one)
 
     def _check_identity(self) -> None:
         for identity in self.identity:

@@ -5,7 +5,8 @@ Tests compare ops with their papers through it, and the engine with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -34,14 +35,17 @@ def run_op(
     chunk: int | None = None,
     depth: float = 0.0,
     device: str = "cpu",
+    block: int = BLOCK,
+    span: int | None = None,
 ) -> Tensor:
     """Return what `op` makes of one tensor of some models, in the dtype that it infers.
 
     `models` is a list, or a mapping from model names (then an op that is not `ordered` gets them sorted by
     name); `params` and the entries of `each` are instances of the op's parameters or mappings of them. `chunk`
-    is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of BLOCK
-    elements whatever it is. Ramps are taken at `depth`. Raises OpError where the op's `check` finds a fault,
-    PluginError where the op changes an input.
+    is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of `block`
+    elements whatever it is, folded one by one, or `span` at a time and then the spans. To a MODEL op the tensor
+    is the whole model. Ramps are taken at `depth`. Raises OpError where the op's `check` finds a fault,
+    PluginError where the op breaks the contract.
     """
     tensors, own = _in_order(op, models, each)
     given = concrete(op.params, params, depth)
@@ -54,7 +58,7 @@ def run_op(
     if copied is not None:
         return copied.clone().to(torch_dtype(spec.dtype))
     whole = _chunk(op, signature, tensors, base, seed, device)
-    values = _run(op, given, whole, chunk)
+    values = _run(op, given, whole, chunk, partial(_gather, block=block, span=span))
     _require_untouched(whole, tensors, base)
     if values.numel() != spec.numel or (op.split_of(given) is Split.TENSOR and values.shape != spec.shape):
         raise PluginError(
@@ -207,7 +211,7 @@ def _require_untouched(whole: MemoryChunk, models: Sequence[Tensor], base: Tenso
             )
 
 
-def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None) -> Tensor:
+def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None, gather: Callable[..., Any]) -> Tensor:
     match op.split_of(params):
         case Split.ELEMENT:
             parts = [_apply(op, part, params, None) for part in _cuts(reshaped(whole, (-1,)), chunk)]
@@ -215,9 +219,9 @@ def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None) -> Tensor:
             shape = whole_shape(whole)
             rows = reshaped(whole, (shape[0] if shape else 1, -1))
             parts = [_apply(op, part, params, None) for part in _cuts(rows, chunk)]
-        case Split.REDUCE:
+        case Split.REDUCE | Split.MODEL:
             flat = reshaped(whole, (-1,))
-            found = _gather(op, params, [flat])
+            found = gather(op, params, [flat])
             parts = [_apply(op, part, params, found) for part in _cuts(flat, chunk)]
         case Split.TENSOR:
             parts = [_apply(op, whole, params, None)]
@@ -243,20 +247,25 @@ def _apply(op: Op, part: MemoryChunk, params: Any, found: Any) -> Tensor:
     return values.clone()
 
 
-def _gather(op: Op, params: Any, wholes: Sequence[MemoryChunk]) -> Any:
+def _gather(
+    op: Op, params: Any, wholes: Sequence[MemoryChunk], *, block: int = BLOCK, span: int | None = None
+) -> Any:
     """Run the gather passes of a REDUCE or MODEL op over flat whole tensors; return what `apply` needs."""
     implementation: Reduce = op.implementation
     signature, found, done = wholes[0].signature, None, 0
     while (scan := implementation.scan(signature, params, found, done)) is not None:
         if scan is Scan.SAMPLE:
-            blocks: Iterable[MemoryChunk] = (sample(whole) for whole in wholes)
+            blocks = [sample(whole) for whole in wholes]
         else:
-            blocks = (block for whole in wholes for block in _cuts(whole, BLOCK))
-        total: Any = None
-        for index, block in enumerate(blocks):
-            part = implementation.gather(block, params, found)
-            total = part if index == 0 else implementation.fold(total, part)
-        found = implementation.solve(signature, params, total, found)
+            blocks = [part for whole in wholes for part in _cuts(whole, block)]
+        step = span or len(blocks)
+        spans = [
+            reduce(
+                implementation.fold, [implementation.gather(x, params, found) for x in blocks[at : at + step]]
+            )
+            for at in range(0, len(blocks), step)
+        ]
+        found = implementation.solve(signature, params, reduce(implementation.fold, spans), found)
         done += 1
     return found
 

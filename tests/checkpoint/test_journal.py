@@ -120,7 +120,7 @@ def test_appending_returns_only_after_syncing(path, monkeypatch):
         synced.append(os.fstat(descriptor).st_size)
         os.fsync(descriptor)
 
-    monkeypatch.setattr(journal_module, "_sync_data", sync)
+    monkeypatch.setattr(journal_module, "sync_data", sync)
     journal = Journal(path)
     journal.append([A])
     assert synced[-1] == path.stat().st_size

@@ -123,9 +123,11 @@ def test_a_config_that_cannot_be_read_is_an_error(tmp_path):
 
 
 def test_json_is_written_as_transformers_writes_it(tmp_path):
-    from transformers import LlamaConfig  # here because importing it takes seconds
+    from transformers import PretrainedConfig  # here because importing it takes seconds
 
-    LlamaConfig(hidden_size=64, num_hidden_layers=1, num_attention_heads=4).save_pretrained(tmp_path)
+    PretrainedConfig(architectures=["Ж"], z=[1, {"b": 0.5, "a": None}], dtype="bfloat16").save_pretrained(
+        tmp_path
+    )
     path = tmp_path / "config.json"
     theirs = path.read_bytes()
     write_json(path, dict(reversed(json.loads(theirs).items())))

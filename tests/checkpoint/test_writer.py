@@ -202,7 +202,7 @@ def test_where_blocks_cannot_be_reserved_sizes_are_compared(tmp_path, monkeypatc
 
 def test_a_system_without_fallocate_and_fdatasync_is_served(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
-    monkeypatch.setattr(writer_module, "_sync_data", os.fsync)
+    monkeypatch.setattr(writer_module, "sync_data", os.fsync)
     _write(tmp_path, {"a": torch.ones(3)}, 100)
     assert safetensors.torch.load_file(tmp_path / "model.safetensors")["a"].tolist() == [1, 1, 1]
 
@@ -221,7 +221,7 @@ def test_what_the_device_refuses_is_a_resource_error_with_advice(tmp_path, monke
     writer = SafetensorsWriter(tmp_path, lay_out(SPECS, 10**6))
     writer.create()
     monkeypatch.setattr(os, "pwrite", _fail(number))
-    monkeypatch.setattr(writer_module, "_sync_data", _fail(number))
+    monkeypatch.setattr(writer_module, "sync_data", _fail(number))
     expected = f"{tmp_path / 'model.safetensors'}: cannot be written: {what}"
     with pytest.raises(ResourceError) as caught:
         writer.write_at("a", 0, memoryview(b"x"))

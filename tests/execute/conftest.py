@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,12 @@ class Workshop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Workshop:
+def shop(tmp_path: Path) -> Iterator[Workshop]:
     torch.manual_seed(0)
-    return Workshop(tmp_path)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for the arithmetic that results are compared with; a run sets it by itself
+    yield Workshop(tmp_path)
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

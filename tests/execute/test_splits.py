@@ -80,9 +80,8 @@ def test_a_row_may_be_longer_than_a_chunk(shop):
 
 def test_row_ops_are_told_where_their_rows_begin(shop):
     a, b = (shop.save(n, {"w": torch.randn(500, 300)})["w"] for n in "ab")
-    made = shop.run({"m": {"op": "toy.row_first", "model": "a", "base": "b"}})
-    # x.start depends on how the rows are cut: with one chunk it is 0 for all
-    assert equal(made["w"][:400], (a + b[:, :1])[:400])
+    made = shop.run({"m": {"op": "toy.row_index", "model": "a", "base": "b"}})
+    assert equal(made["w"], a + b[:, :1] + torch.arange(500.0)[:, None])
 
 
 @pytest.mark.parametrize("numel", [10, BLOCK, BIG, GATHER_SPAN + 5 * BLOCK + 3])
@@ -91,9 +90,13 @@ def test_reduce_folds_blocks_in_a_fixed_order(shop, numel):
     assert equal(shop.run({"m": {"op": "toy.norm", "model": "a"}})["w"], norm(a))
 
 
-def test_the_order_of_the_fold_shows_in_the_last_bits():
-    x = torch.rand(GATHER_SPAN, generator=torch.Generator().manual_seed(0)) + 0.5
-    assert not torch.equal(norm(x), x / float(x.square().sum()) ** 0.5)
+def test_the_order_of_the_fold_shows_in_the_last_bits(shop):
+    x = torch.rand(2 * GATHER_SPAN) + 0.5
+    squares = [float(block.square().sum()) for block in x.split(BLOCK)]
+    straight = torch.tensor(0.0)
+    for square in squares:
+        straight += square
+    assert not torch.equal(norm(x), x / float(straight) ** 0.5)
 
 
 def test_reduce_gathers_twice(shop):
@@ -167,7 +170,6 @@ def gram(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_tensor_in_the_middle_of_a_chain(shop):
-    torch.set_num_threads(1)
     a = shop.save("a", {"w": torch.randn(90, 130)})["w"]
     made = shop.run(
         {
@@ -181,7 +183,6 @@ def test_tensor_in_the_middle_of_a_chain(shop):
 
 
 def test_tensor_takes_several_models_and_a_base(shop):
-    torch.set_num_threads(1)
     a, b, c = (shop.save(n, {"w": torch.randn(40, 30).bfloat16()})["w"].double() for n in "abc")
     made = shop.run({"m": {"op": "toy.solve", "models": ["a", "b"], "base": "c"}})
     wanted = c + (a - c) @ torch.ones(30, 30, dtype=torch.float64) - b / 3
@@ -197,7 +198,6 @@ def test_tensor_may_change_the_shape_and_return_a_view(shop):
 
 
 def test_tensor_over_tensor(shop):
-    torch.set_num_threads(1)
     a = shop.save("a", {"w": torch.randn(20, 30)})["w"]
     made = shop.run({"x": {"op": "toy.transpose", "model": "a"}, "y": {"op": "toy.gram", "model": "x"}})
     assert equal(made["w"], gram(a.T.contiguous()))
@@ -253,7 +253,6 @@ def largest(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_model_gathers_over_all_tensors_first(shop):
     a = shop.save("a", layers(0) | {"big": torch.randn(BIG), "none": torch.zeros(0, 4)})
     made = shop.run({"m": {"op": "toy.largest", "models": ["a"]}})
-    assert all(equal(made[name], values) for name, values in largest(a | {"none": torch.zeros(1)}).items() if 0)
     wanted = largest({name: values for name, values in a.items() if values.numel()})
     assert all(equal(made[name], values) for name, values in wanted.items())
     assert made["none"].shape == (0, 4)
@@ -261,7 +260,6 @@ def test_model_gathers_over_all_tensors_first(shop):
 
 @pytest.mark.parametrize("below", ["toy.norm", "toy.gram", "toy.share", "toy.scale", "toy.row_max"])
 def test_model_gathers_over_what_other_ops_make(shop, below):
-    torch.set_num_threads(1)
     a = shop.save("a", {name: values for name, values in layers(0).items() if name != "norm"})
     made = shop.run({"x": {"op": below, "model": "a"}, "m": {"op": "toy.largest", "models": ["x"]}})
     functions = {
@@ -297,7 +295,6 @@ def test_rows_of_a_tensor_in_a_file_are_copied(shop):
 
 @pytest.mark.parametrize("below", ["toy.scale", "toy.norm", "toy.row_max", "toy.gram", "toy.share"])
 def test_rows_of_what_any_op_makes(shop, below):
-    torch.set_num_threads(1)
     a = shop.save("a", {"layers.0.w": torch.randn(11, 7)})["layers.0.w"]
     made = shop.run(
         {

@@ -3,8 +3,6 @@
 Given to the engine as a plugin file: `surgery.load(recipe, plugins=["toy_ops.py"])`.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time
@@ -80,10 +78,12 @@ def row_max(x: Any, p: Any) -> torch.Tensor:
     return x.models[0] / x.models[0].abs().amax(1, keepdim=True)
 
 
-@op("toy.row_first", split=Split.ROW, base="required", models=1)
-def row_first(x: Any, p: Any) -> torch.Tensor:
-    """Add each row's first element of the base, and where the row begins."""
-    return x.models[0] + x.base[:, :1] + x.start
+@op("toy.row_index", split=Split.ROW, base="required", models=1)
+def row_index(x: Any, p: Any) -> torch.Tensor:
+    """Add the first element of the base's row, and the row's index in the tensor."""
+    rows, row = x.models[0].shape
+    index = x.start // row + torch.arange(rows, dtype=x.models[0].dtype)
+    return x.models[0] + x.base[:, :1] + index[:, None]
 
 
 @op("toy.norm", models=1)

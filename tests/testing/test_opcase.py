@@ -134,6 +134,26 @@ def test_order_breaks_permutation():
     fails(case, "permuting the inputs permutes the result")
 
 
+def test_a_fold_that_depends_on_its_grouping():
+    class Halving(Reduce):
+        """Average by halves."""
+
+        def gather(self, x, p, found):
+            """Return the block's mean."""
+            return x.models[0].mean().item()
+
+        def fold(self, total, part):
+            """Take the middle."""
+            return (total + part) / 2
+
+        def apply(self, x, p, found):
+            """Subtract it."""
+            return x.models[0] - found
+
+    case = OpCase(op("t.broken")(Halving), models=[torch.arange(9.0)])
+    fails(case, "blocks folded in spans = one by one")
+
+
 def test_parameters_that_change_when_they_are_read_again():
     class Doubling(Params):
         factor: float = 1.0

@@ -349,7 +349,48 @@ def test_drawing_in_a_sampling_pass_is_refused():
     )
 
 
+def test_to_a_model_op_one_tensor_is_the_model():
+    whole = op("t.whole", split=Split.MODEL)(type(Center.implementation))
+    assert run_op(whole, models=[torch.tensor([1.0, 2.0, 6.0])]).tolist() == [-2, -1, 3]
+
+
+def test_blocks_may_be_smaller_and_folded_in_spans():
+    folds = []
+
+    @op("t.fold")
+    class Concatenate(Reduce):
+        """Collect the blocks' first elements."""
+
+        def gather(self, x, p, found):
+            """Return the first."""
+            return [x.models[0][0].item()]
+
+        def fold(self, total, part):
+            """Join."""
+            folds.append((total, part))
+            return total + part
+
+        def apply(self, x, p, found):
+            """Copy."""
+            assert found == [0, 2, 4, 6, 8]
+            return x.models[0]
+
+    run_op(Concatenate, models=[torch.arange(9.0)], block=2, span=2)
+    assert folds == [([0], [2]), ([4], [6]), ([0, 2], [4, 6]), ([0, 2, 4, 6], [8])]
+
+
 def test_ops_that_need_another_function_are_refused():
+    class Alone(Group):
+        """Every tensor is a group."""
+
+        def key(self, tensor, p):
+            """Return the name."""
+            return tensor.name
+
+        def apply(self, members, p):
+            """Never runs."""
+            raise AssertionError
+
     with pytest.raises(PluginError) as error:
-        run_op(op("t.whole", split=Split.MODEL)(Center.implementation.__class__), models=[torch.ones(3)])
-    assert str(error.value) == "op `t.whole`: is a model op; run it with another function of this module"
+        run_op(op("t.alone")(Alone), models=[torch.ones(3)])
+    assert str(error.value) == "op `t.alone`: is a group op; run it with another function of this module"

@@ -83,6 +83,28 @@ def test_mass_and_count_elect_differently(elect, first):
     ).check()
 
 
+def test_model_scope_of_one_tensor_is_tensor_scope_and_keeps_the_laws():
+    models, base = random_models((70, 11), 2)
+    each = [{"density": 0.3}, {"density": 0.6, "weight": 0.5}]
+    wanted = run_op(TiesOp, {}, models, base, each=each)
+    case = OpCase(
+        TiesOp, {"scope": "model"}, models=models, base=base, each=each, expected=wanted, tolerance=0
+    )
+    case.check()
+
+
+def test_float64_deltas_stay_if_they_round_to_the_threshold():
+    """The third largest is 1 + 2^-23, an odd pattern: half-way up to it rounds away from it, to 1 + 2^-22."""
+    ulp = 2.0**-23
+    deltas = [9.0, 8.0, 1 + ulp, 1 + ulp / 2 + 1e-12, 1 + ulp / 2, 1.0]
+    models, base = [torch.tensor(deltas, dtype=torch.float64)], torch.zeros(6, dtype=torch.float64)
+    merged = run_op(TiesOp, {}, models, base, each=[{"density": 0.5}])
+    assert merged.tolist() == [*deltas[:4], 0, 0]
+    even = [9.0, 8.0, 1 + 2 * ulp, 1 + 1.5 * ulp, 1 + 1.5 * ulp - 1e-12, 1.0]
+    merged = run_op(TiesOp, {}, [torch.tensor(even, dtype=torch.float64)], base, each=[{"density": 0.5}])
+    assert merged.tolist() == [*even[:4], 0, 0]
+
+
 def test_without_normalizing_agreeing_deltas_add_up():
     OpCase(
         TiesOp, {"normalize": False}, models=DELTAS, base=ZERO, each=dense(1, 1, 1), expected=[5.0, 3.0, 6.0]
