@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 # thread count or device: sums of floats then come out the same to the last bit. Changing it changes bytes.
 BLOCK: Final = 1 << 17
 
-# What a sampling pass sees of a large tensor: this many runs of this many elements, spread evenly.
-SAMPLE_RUNS: Final = 64
-SAMPLE_RUN: Final = 1024
+# What a sampling pass sees of a large tensor: this many runs of this many elements, one in each of
+# as many equal parts. Many short runs: the rows of a matrix may differ in scale.
+SAMPLE_RUNS: Final = 256
+SAMPLE_RUN: Final = 256
 
 BASE: Final = -1  # stands for the base where models are counted 0, 1, 2, ...
 

@@ -67,7 +67,9 @@ def gather(x: Chunk, found: Search | None, *, sampling: bool) -> Part:
 
 
 def fold(total: Part, part: Part) -> Part:
-    """Add a block's part to the total."""
+    """Add a block's part to the total. OpError if the blocks are not of the same models."""
+    from surgery.math.select import Counted
+
     if len(total) != len(part):
         raise OpError(
             "scope: model needs every tensor in every model, some lack one; set scope: tensor or `missing: base`"
@@ -75,12 +77,7 @@ def fold(total: Part, part: Part) -> Part:
     for mine, other in zip(total, part, strict=True):
         if isinstance(mine, list) and isinstance(other, list):
             mine += other
-        elif (
-            mine is not None
-            and not isinstance(mine, list)
-            and other is not None
-            and not isinstance(other, list)
-        ):
+        elif isinstance(mine, Counted) and isinstance(other, Counted):
             mine.add(other)
     return total
 

@@ -32,8 +32,9 @@ class DareLinear(Dare):
 class DareLinearOp(Drop):
     """Drop and rescale, then add: θ0 + λ·Σ w·m·(θ - θ0)/density, m = 1 with probability `density`, else 0.
 
-    The paper drops 90 % and more of the small deltas of instruction tuning, so `density: 0.1`. Masks depend on
-    the seed, the tensor's name and the element's index alone. `normalize` divides by Σ w.
+    The paper drops 90 % and more of the small deltas of instruction tuning: `density: 0.1`. What is dropped
+    depends on the seed, the tensor's name, the model's place among those that have the tensor (sorted by name)
+    and the element's index alone. `normalize` divides by Σ w.
     """
 
     def apply(self, x: Chunk, p: Dare, found: list[float] | None) -> Tensor:

@@ -41,7 +41,8 @@ class DareTiesOp(Drop):
 
     Each delta keeps an element with probability `density` and divides it by that; the sign of Σ w·τ̂ is elected
     for each element, and Σ w·τ̂ over the models that agree is added to the base. `normalize` divides by their
-    Σ w.
+    Σ w. What is dropped depends on the seed, the tensor's name, the model's place among those that have the
+    tensor (sorted by name) and the element's index alone.
     """
 
     def apply(self, x: Chunk, p: DareTies, found: list[float] | None) -> Tensor:

@@ -115,8 +115,10 @@ class SafetensorsWriter(Writer):
         """Write bytes of a tensor, from its byte `start` on, at their final offset."""
         place = self.place(name, start, data.nbytes)
         if data.nbytes:
-            with _resource(self._folder / place.file):
+            try:  # not `_resource`: a path is only needed when something is wrong, and this runs for every chunk
                 _write_all(self._descriptor(place.file), data.cast("B"), place.offset + start)
+            except OSError as error:
+                raise _resource_error(self._folder / place.file, error) from error
 
     def read_back(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes in the file from the tensor's byte `start` on."""

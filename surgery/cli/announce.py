@@ -197,5 +197,5 @@ def interruption(kept: list[Kept], *, resume: bool) -> str:
     lines = [
         f"interrupted: {one.tensors:,} of {one.total:,} tensors are kept in {one.folder}" for one in kept
     ]
-    advice = "the same command" if resume else "the same command without --no-resume"
+    advice = "the same command again" if resume else "the same command without --no-resume"
     return "\n".join([*lines, f"run {advice} to continue"])

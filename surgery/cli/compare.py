@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from surgery.tensors import DTYPES, TensorSpec, nbytes
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from surgery.checkpoint.base import Checkpoint
     from surgery.plan.virtual import VirtualModel
 
-CHUNK: Final = 1 << 18  # elements
+CHUNK: Final = 1 << 16  # elements: a chunk's values and gaps stay in the cache
 
 Kind = Literal["same", "values", "dtype", "shape", "only in a", "only in b"]
 
@@ -63,14 +65,15 @@ class Difference:
         return 1, math.inf if self.numbers.nonfinite or relative is None else relative
 
     def record(self) -> dict[str, Any]:
-        """Return the difference as plain data; an infinite relative difference is null."""
+        """Return the difference as plain data; what is infinite is null."""
         data: dict[str, Any] = {"name": self.name, "kind": self.kind}
         for side, spec in (("a", self.a), ("b", self.b)):
             data[side] = None if spec is None else {"shape": list(spec.shape), "dtype": spec.dtype}
         numbers = self.numbers
         if numbers is not None:
-            relative = None if numbers.relative == math.inf else numbers.relative
-            data |= {"max_abs": numbers.max_abs, "mean_abs": numbers.mean_abs, "relative": relative}
+            for key in ("max_abs", "mean_abs", "relative"):
+                value = getattr(numbers, key)
+                data[key] = value if value is not None and math.isfinite(value) else None
             data |= {"share": numbers.share, "nonfinite": numbers.nonfinite}
         return data
 
@@ -133,31 +136,66 @@ def _share_of_codes(a: Stored, b: Stored) -> float:
 
 
 def _numbers(a: Stored, b: Stored) -> Numbers:
-    """Return how two tensors of one shape differ; sums are in float64."""
+    """Return how two tensors of one shape differ. On one thread: chunks are too small to share."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        sums = _Sums()
+        for first, second in zip(_chunks(a), _chunks(b), strict=True):
+            _add(sums, _decoded(first, a.spec.dtype), _decoded(second, b.spec.dtype))
+    finally:
+        torch.set_num_threads(threads)
+    elements = max(a.spec.numel, 1)
+    relative = math.sqrt(sums.squares / sums.norm) if sums.norm else math.inf if sums.squares else 0.0
+    return Numbers(sums.largest, sums.total / elements, relative, sums.differing / elements, sums.nonfinite)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Over the chunks so far: of gaps |a - b| the largest, the sum, the sum of squares; the sum of a²; counts."""
+
+    largest: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    norm: float = 0.0
+    differing: int = 0
+    nonfinite: int = 0
+
+
+def _decoded(data: memoryview, dtype: str) -> Tensor:
     import torch
 
     from surgery.math.convert import decode
 
-    largest = total = squares = norm = 0.0
-    differing = nonfinite = 0
-    for first, second in zip(_chunks(a), _chunks(b), strict=True):
-        count = first.nbytes * 8 // DTYPES[a.spec.dtype].bits
-        x, y = torch.empty(count, dtype=torch.float64), torch.empty(count, dtype=torch.float64)
-        decode(first, a.spec.dtype, x)
-        decode(second, b.spec.dtype, y)
+    values = torch.empty(data.nbytes * 8 // DTYPES[dtype].bits, dtype=torch.float64)
+    decode(data, dtype, values)
+    return values
+
+
+def _add(sums: _Sums, x: Tensor, y: Tensor) -> None:
+    """Add a chunk's values, in float64."""
+    import torch
+
+    norm = float(x.dot(x))
+    gap = torch.sub(x, y)
+    squares = float(gap.dot(gap))
+    if not math.isfinite(norm + squares):  # rare: only then it pays to look which elements are to blame
         # equal infinities do not differ, and neither do two NaNs
-        gap = torch.where((x == y) | (x.isnan() & y.isnan()), 0.0, (x - y).abs_())
+        gap = torch.where((x == y) | (x.isnan() & y.isnan()), 0.0, gap)
         finite = gap.isfinite()
-        differing += int((gap != 0).sum())
-        nonfinite += count - int(finite.sum())
+        sums.nonfinite += int((~finite).sum())
+        sums.differing += int((~finite).sum())
         gap = torch.where(finite, gap, 0.0)
-        largest = max(largest, float(gap.max()))
-        total += float(gap.sum())
-        squares += float(gap.square_().sum())
-        norm += float(torch.where(x.isfinite(), x, 0.0).square_().sum())
-    relative = math.sqrt(squares / norm) if norm else math.inf if squares else 0.0
-    elements = max(a.spec.numel, 1)
-    return Numbers(largest, total / elements, relative, differing / elements, nonfinite)
+        x = torch.where(x.isfinite(), x, 0.0)
+        norm, squares = float(x.dot(x)), float(gap.dot(gap))
+    gap.abs_()
+    sums.largest = max(sums.largest, float(gap.max()))
+    sums.total += float(gap.sum())
+    sums.squares += squares
+    sums.norm += norm
+    sums.differing += int(gap.count_nonzero())
 
 
 def totals(differences: list[Difference]) -> Mapping[Kind, int]:

@@ -87,7 +87,9 @@ def _rich_table(columns: Sequence[Column], rows: list[list[str]], title: str) ->
     from rich import box
     from rich.table import Table
 
-    drawn = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    drawn = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     for column in columns:
         drawn.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
     for row in rows:

@@ -15,7 +15,7 @@ from surgery.ops import Signature
 class EngineChunk:
     """The engine's Chunk: inputs are views of its buffers, `out` and scratch come from the worker's arena."""
 
-    __slots__ = ("_arena", "_key", "_out", "_scratch", "base", "models", "shape", "signature", "start")
+    __slots__ = ("_arena", "_key", "_out", "_scratch", "base", "inputs", "models", "shape", "signature", "start")
 
     def __init__(
         self,
@@ -35,12 +35,8 @@ class EngineChunk:
         self._key = key
         self._out: torch.Tensor | None = None
         self._scratch: dict[int, torch.Tensor] = {}
+        self.inputs = [*models] if base is None else [base, *models]  # the base first
         self.shape = self.inputs[0].shape
-
-    @property
-    def inputs(self) -> list[torch.Tensor]:
-        """Return all inputs, the base first."""
-        return [*self.models] if self.base is None else [self.base, *self.models]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,4 +75,5 @@ class EngineChunk:
         return uniform(key, self.start, self._buffer())
 
     def _buffer(self) -> torch.Tensor:
-        return self._arena.take(self.shape.numel(), self.dtype).view(self.shape)
+        flat = self._arena.take(self.shape.numel(), self.dtype)
+        return flat if len(self.shape) == 1 else flat.view(self.shape)

@@ -35,20 +35,14 @@ class Place:
 
     def to_device(self, raw: torch.Tensor, arena: Arena) -> torch.Tensor:
         """Return bytes on the device; a copy from pinned memory that the stream orders before their use."""
-        if self.stream is None:
-            return raw
         there = arena.take(raw.numel(), torch.uint8)
         there.copy_(raw, non_blocking=True)
         return there
 
-    def to_host(self, raw: torch.Tensor, arena: Arena) -> torch.Tensor:
-        """Return bytes on the host, after everything that the stream was given is done."""
-        if self.stream is None:
-            return raw
-        here = arena.staging(raw.numel())
+    def to_host(self, raw: torch.Tensor, here: torch.Tensor) -> None:
+        """Copy bytes of the device to the host, after everything that the stream was given is done."""
         here.copy_(raw, non_blocking=True)
-        self.stream.synchronize()
-        return here
+        self.finish()
 
     def finish(self) -> None:
         """Wait until buffers may be used again."""

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from surgery.errors import CheckpointError, OpError
-from surgery.execute.arena import Arena
+from surgery.execute.arena import Arena, Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
@@ -63,7 +63,7 @@ class Evaluator:
         self.arena = Arena(place.device)
         self.bytes_read = 0
         self._memo: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
-        self._raw: dict[tuple[int, int, int], torch.Tensor] = {}
+        self._raw: dict[tuple[int, int, int], Staging] = {}
         self._model_numel: dict[int, int] = {}
 
     def begin(self) -> None:
@@ -106,26 +106,30 @@ class Evaluator:
 
     def _load(self, node: Source, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         kept = self._raw.get((id(node), start, stop))
-        raw = self._read(node, start, stop) if kept is None else kept
+        staging = self._read(node, start, stop) if kept is None else kept
         out = self.arena.take(stop - start, dtype)
-        decode(self.place.to_device(raw, self.arena), node.spec.dtype, out)
-        if self.place.stream is None and kept is None:
-            self.arena.give_back_staging()  # decoded already: the next input is read into the same cached bytes
+        tag = node.spec.dtype
+        if self.place.stream is not None:
+            decode(self.place.to_device(staging.raw, self.arena), tag, out)
+        else:
+            out.copy_(staging.typed(tag))  # what decode does, on a view that is made once
+            if kept is None:
+                self.arena.give_back_staging()  # the next input is read into the same cached bytes
         if self.policy == "zero":
             torch.nan_to_num_(out, nan=0.0, posinf=0.0, neginf=0.0)
         return out
 
-    def raw(self, node: Source, start: int, stop: int) -> torch.Tensor:
+    def raw(self, node: Source, start: int, stop: int) -> memoryview:
         """Return stored bytes of elements start to stop; until `begin`, `value` does not read them again."""
-        self._raw[id(node), start, stop] = raw = self._read(node, start, stop)
-        return raw
+        self._raw[id(node), start, stop] = staging = self._read(node, start, stop)
+        return staging.memory
 
-    def _read(self, node: Source, start: int, stop: int) -> torch.Tensor:
+    def _read(self, node: Source, start: int, stop: int) -> Staging:
         tag = node.spec.dtype
-        raw = self.arena.staging(nbytes(stop - start, tag))
-        node.checkpoint.read_into(node.spec.name, nbytes(start, tag), raw.numpy().data)
-        self.bytes_read += raw.numel()
-        return raw
+        staging = self.arena.staging(nbytes(stop - start, tag))
+        node.checkpoint.read_into(node.spec.name, nbytes(start, tag), staging.memory)
+        self.bytes_read += len(staging.memory)
+        return staging
 
     def operand(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return a value as ops see it: float64 that another op chose to return is rounded."""
@@ -140,19 +144,41 @@ class Evaluator:
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
-        total = sum(stop - start for start, stop in runs)
-        children = inputs_of(node)
-        joined = [torch.empty(total, dtype=dtype, device=self.place.device) for _ in children]
-        at = 0
-        for start, stop in runs:
-            self.begin()
-            for child, out in zip(children, joined, strict=True):
-                out[at : at + stop - start] = self.operand(child, start, stop, held, dtype)
-            at += stop - start
-            self.place.finish()
+        joined = [self._joined(child, runs, held, dtype) for child in inputs_of(node)]
         self.begin()
         base = joined.pop(0) if node.base is not None else None
         return EngineChunk(self._signature(node), joined, base, 0, self.arena, None)
+
+    def _joined(
+        self, node: Node, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """Return several ranges of a node one after another, in memory of their own."""
+        lengths = [stop - start for start, stop in runs]
+        out = torch.empty(sum(lengths), dtype=dtype, device=self.place.device)
+        source = _source_of(node)
+        self.begin()
+        if source is not None:
+            _, skipped = below_rows(node)
+            raw = self.arena.staging(nbytes(len(out), source.spec.dtype))
+            self._read_runs(source, [start + skipped for start, _ in runs], lengths, raw.memory)
+            on_device = raw.raw if self.place.stream is None else self.place.to_device(raw.raw, self.arena)
+            decode(on_device, source.spec.dtype, out)
+        else:
+            for part, (start, stop) in zip(out.split(lengths), runs, strict=True):
+                self.begin()
+                part.copy_(self.operand(node, start, stop, held, dtype))
+                self.place.finish()
+        self.place.finish()
+        return out
+
+    def _read_runs(self, source: Source, starts: list[int], lengths: list[int], memory: memoryview) -> None:
+        """Read short ranges of a tensor, to be decoded together."""
+        at, tag = 0, source.spec.dtype
+        for start, length in zip(starts, lengths, strict=True):
+            size = nbytes(length, tag)
+            source.checkpoint.read_into(source.spec.name, nbytes(start, tag), memory[at : at + size])
+            at += size
+        self.bytes_read += at
 
     def _signature(self, node: Apply) -> Signature:
         """Return what an op is told of its tensor; a MODEL op is told the elements of the whole model."""
@@ -246,25 +272,25 @@ class Evaluator:
             f"first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
         )
 
-    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int) -> torch.Tensor:
+    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int) -> memoryview:
         """Return a value's bytes in the stored dtype, on the host, rounded once to the nearest.
 
         `start` is the index of its first element in the tensor. Raises OpError for numbers that are too large.
         """
         size = nbytes(value.numel(), spec.dtype)
-        if self.place.device.type == "cpu":
-            out = self.arena.staging(size)
-            overflowed = encode(value, spec.dtype, out)
+        out = self.arena.staging(size)
+        if self.place.stream is None:
+            overflowed = encode(value, spec.dtype, out.raw)
         else:
             on_device = self.arena.take(size, torch.uint8)
             overflowed = encode(value, spec.dtype, on_device)
-            out = self.place.to_host(on_device, self.arena)
+            self.place.to_host(on_device, out.raw)
         if overflowed and self.policy != "keep":
             raise OpError(
                 f"{spec.name}: {float(value[overflowed.first]):.6g} at element {start + overflowed.first} is "
                 f"too large for {DTYPES[spec.dtype].torch}; write `output.dtype: bfloat16` or `float32`"
             )
-        return out
+        return out.memory
 
 
 def below_rows(node: Node) -> tuple[Node, int]:

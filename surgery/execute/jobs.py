@@ -8,8 +8,9 @@ import torch
 
 from surgery.checkpoint.hashing import PIECE
 from surgery.errors import OpError
+from surgery.execute.arena import Staging
 from surgery.execute.evaluate import Evaluator, Held, below_rows, compute_dtype
-from surgery.execute.needs import Needs, Phases, Unit
+from surgery.execute.needs import Needs, Phases, Unit, prefetch
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
 from surgery.plan.nodes import Agree, Apply, Member, Node, Rows, Source, inputs_of, sources
@@ -76,16 +77,20 @@ class JobRun:
         return [self._span(writings, start, min(start + span, numel)) for start in starts]
 
     def _span(self, writings: list[tuple[Target, Writing]], start: int, stop: int) -> Unit:
+        dtypes = [compute_dtype(target.tensor.node) for target, _ in writings]
+
         def unit(work: Evaluator) -> None:
+            for target, _ in writings:
+                prefetch(target.tensor.node, stop, stop - start)
             streams = [
                 writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings
             ]
             for at in range(start, stop, self.job.chunk):
                 end = min(at + self.job.chunk, stop)
                 work.begin()
-                for (target, _), stream in zip(writings, streams, strict=True):
+                for (target, _), stream, dtype in zip(writings, streams, dtypes, strict=True):
                     spec = target.tensor.spec
-                    stream.write(self._stored(work, target, at, end).numpy().data)
+                    stream.write(self._stored(work, target, at, end, dtype))
                     self._meter.add(nbytes(end - at, spec.dtype), spec.name)
             for stream, (_, writing) in zip(streams, writings, strict=True):
                 if stream.close():
@@ -93,14 +98,16 @@ class JobRun:
 
         return unit
 
-    def _stored(self, work: Evaluator, target: Target, start: int, stop: int) -> torch.Tensor:
+    def _stored(
+        self, work: Evaluator, target: Target, start: int, stop: int, dtype: torch.dtype
+    ) -> memoryview:
         """Return the bytes of elements start to stop of a target."""
         node, spec = target.tensor.node, target.tensor.spec
         if is_copy(target):
             source, skipped = below_rows(node)
             assert isinstance(source, Source)  # Agree stands for integers, and those nobody computes with
             return work.raw(source, start + skipped, stop + skipped)
-        value = work.root(node, start, stop, self.held, compute_dtype(node))
+        value = work.root(node, start, stop, self.held, dtype)
         return work.encoded(value, spec, start)
 
     def _copies(self, targets: Sequence[Target]) -> list[Unit]:
@@ -117,10 +124,10 @@ class JobRun:
                     size = min(COPY_CHUNK, stop - at)
                     first = _read(work, copied[0], at, size)
                     for other in copied[1:]:
-                        if not torch.equal(first, _read(work, other, at, size)):
+                        if not torch.equal(first.raw, _read(work, other, at, size).raw):
                             raise _disagree(node, copied[0], other)
                     for stream in streams:
-                        stream.write(first.numpy().data)
+                        stream.write(first.memory)
                         self._meter.add(size, spec.name)
                 for stream, (_, writing) in zip(streams, writings, strict=True):
                     if stream.close():
@@ -151,12 +158,12 @@ def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
             raise AssertionError("what an op computes is no copy")
 
 
-def _read(work: Evaluator, copied: tuple[Source, int], at: int, size: int) -> torch.Tensor:
+def _read(work: Evaluator, copied: tuple[Source, int], at: int, size: int) -> Staging:
     source, start = copied
-    raw = work.arena.staging(size)
-    source.checkpoint.read_into(source.spec.name, start + at, raw.numpy().data)
+    staging = work.arena.staging(size)
+    source.checkpoint.read_into(source.spec.name, start + at, staging.memory)
     work.bytes_read += size
-    return raw
+    return staging
 
 
 def _disagree(node: Node, first: tuple[Source, int], other: tuple[Source, int]) -> OpError:

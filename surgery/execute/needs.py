@@ -72,9 +72,9 @@ def _gathered(
 ) -> Any:
     """Fold what the blocks of one span contribute."""
     total: Any = None
+    prefetch(node, stop, GATHER_SPAN)
     for at in range(start, stop, BLOCK):
         work.begin()
-        prefetch(node, at + GATHER_SPAN, BLOCK)
         x = work.chunk(node, at, min(at + BLOCK, stop), held, dtype)
         part = _gather(work, node, x, found)
         total = part if at == start else attempt(node, node.op.implementation.fold, total, part)
@@ -84,14 +84,22 @@ def _gathered(
 
 def _sampled(work: Evaluator, node: Apply, found: Any, held: Held, dtype: torch.dtype) -> Any:
     """Gather from a fixed sample: short runs spread evenly, the same ones in every run of the program."""
-    numel = node.spec.numel
-    step = max(numel // SAMPLE_RUNS, 1)
-    runs = [(at, min(at + SAMPLE_RUN, numel)) for at in range(0, numel, step)][:SAMPLE_RUNS]
-    if step <= SAMPLE_RUN:
-        runs = [(0, numel)]
+    runs = sample_runs(node.spec.numel)
     part = _gather(work, node, work.sample(node, runs, held, dtype), found)
     work.place.finish()
     return part
+
+
+def sample_runs(numel: int) -> list[tuple[int, int]]:
+    """Return the ranges that a sampling pass reads, in order; everything when the tensor is that small.
+
+    Each run lies somewhere else in its share of the tensor, so that a matrix's columns do not decide.
+    """
+    step = numel // SAMPLE_RUNS
+    if step <= SAMPLE_RUN:
+        return [(0, numel)]
+    starts = (j * step + j * 0x9E3779B1 % (step - SAMPLE_RUN) for j in range(SAMPLE_RUNS))
+    return [(start, start + SAMPLE_RUN) for start in starts]
 
 
 def _gather(work: Evaluator, node: Apply, x: EngineChunk, found: Any) -> Any:

@@ -17,6 +17,7 @@ from surgery.execute.device import ACCELERATOR_CHUNK, World, device_memory, plac
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
 from surgery.execute.models import gather_models, scopes_of
+from surgery.execute.needs import prefetch
 from surgery.execute.publish import publish
 from surgery.execute.report import JobDone, Listener, Meter, Report, Written, peak_rss
 from surgery.execute.sink import Sink
@@ -24,7 +25,7 @@ from surgery.execute.syncer import Syncer
 from surgery.host import Host
 from surgery.plan.model import Output, Plan
 from surgery.plan.nodes import Digests
-from surgery.schedule.jobs import Job
+from surgery.schedule.jobs import GATHER_SPAN, Job
 from surgery.schedule.options import RunOptions
 from surgery.schedule.order import Schedule, order
 
@@ -110,11 +111,20 @@ class _Run:
 
     def _jobs(self, crew: Crew, found: dict[int, Any]) -> None:
         syncer = Syncer(self._committed)
-        runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self.mine)
+        runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self._read_ahead())
         try:
             crew.run((job_run.phases, job_run.job.held) for job_run in runs)
         finally:
             syncer.close()  # also after an error or Ctrl-C: what is finished is journaled
+
+    def _read_ahead(self) -> Iterator[Job]:
+        """Yield the jobs; as each begins, the system reads the beginning of one that is soon to come."""
+        ahead = self.schedule.workers + 1
+        for index, job in enumerate(self.mine):
+            for soon in self.mine[index + ahead : index + ahead + 1]:
+                for root in soon.roots:
+                    prefetch(root, 0, GATHER_SPAN)
+            yield job
 
     def _committed(self, sink: Sink, entry: Entry) -> None:
         self.entries[self._index[id(sink)]][entry.name] = entry

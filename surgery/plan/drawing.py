@@ -31,6 +31,7 @@ _LONGEST: Final = 36  # characters of a line
 _TITLE_WIDTH: Final = 7.8  # pixels a character, 13 px bold; text has no other measure here
 _TEXT_WIDTH: Final = 6.6
 
+_FONTS: Final = "system-ui, Helvetica, Arial, DejaVu Sans, sans-serif"
 _COLOURS: Final = {  # kind -> fill, stroke
     "model": ("#e4effb", "#5a8fce"),
     "step": ("#fdf2dd", "#c79538"),
@@ -114,7 +115,7 @@ def draw_page(graph: nx.DiGraph[str], summary: Summary, title: str) -> str:
 
 
 _STYLE: Final = f"""\
-body {{ font: 14px system-ui, sans-serif; color: {_INK}; background: #fff; margin: 2em; }}
+body {{ font: 14px {_FONTS}; color: {_INK}; background: #fff; margin: 2em; }}
 svg {{ max-width: 100%; height: auto; }}
 table {{ border-collapse: collapse; margin: 1em 0; }}
 th, td {{ text-align: left; padding: 4px 16px 4px 0; border-bottom: 1px solid #dfe4ea; }}
@@ -207,7 +208,7 @@ def _stack(column: list[_Cell], wanted: Sequence[float]) -> None:
 def _head(width: float, top: float, height: float) -> list[str]:
     return [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
-        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" font-family="system-ui, Helvetica, Arial, DejaVu Sans, sans-serif">',
+        f'viewBox="0 {top:.1f} {width:.1f} {height:.1f}" font-family="{_FONTS}">',
         f'<rect x="0" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" fill="#ffffff"/>',
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" '
         f'orient="auto"><path d="M0 0L8 4L0 8z" fill="{_EDGE}"/></marker></defs>',

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from surgery.checkpoint.layout import ShardLayout, lay_out
 from surgery.errors import ResourceError
-from surgery.ops import BLOCK
 from surgery.plan.model import Plan
 from surgery.plan.nodes import Apply, Member, Node, walk
-from surgery.schedule.jobs import Job, held_bytes, make_jobs
+from surgery.schedule.jobs import CHUNK, Job, held_bytes, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.tensors import human_bytes
 
@@ -49,7 +48,7 @@ class Schedule:
 def order(plan: Plan, options: RunOptions) -> Schedule:
     """Return the schedule of a plan within the memory budget. Raises ResourceError if a job can never fit."""
     budget = options.budget()
-    jobs = make_jobs(plan.outputs, options.chunk or BLOCK)
+    jobs = make_jobs(plan.outputs, options.chunk or CHUNK)
     layouts = tuple(lay_out([t.spec for t in output.tensors], output.shard_size) for output in plan.outputs)
     fixed = RESERVE + PER_TENSOR * sum(len(job.targets) for job in jobs) + _legacy(plan)
     fixed += max((job.gathered for job in jobs), default=0)

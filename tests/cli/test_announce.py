@@ -13,7 +13,10 @@ from surgery.execute.report import Progress, Report
 
 def test_what_a_run_took_is_one_line():
     report = Report((), 2.0, 3 << 20, 1 << 20, 300 << 20, 1, "cpu")
-    assert took(report) == "2.0 s, read 3.0 MiB, wrote 1.0 MiB, 2.0 MiB/s, peak memory 300.0 MiB, 1 worker on cpu"
+    assert (
+        took(report)
+        == "2.0 s, read 3.0 MiB, wrote 1.0 MiB, 2.0 MiB/s, peak memory 300.0 MiB, 1 worker on cpu"
+    )
 
 
 def test_what_is_kept_is_said_for_each_output(tmp_path):

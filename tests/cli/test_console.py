@@ -11,7 +11,10 @@ from surgery.cli.console import Column, pairs, printable, say_json, table
 
 
 def test_a_plain_table_is_aligned_and_has_no_trailing_blanks(capsys):
-    table([Column("name"), Column("size", right=True), Column("dtype")], [("a", "10", ""), ("long name", "9", "F32")])
+    table(
+        [Column("name"), Column("size", right=True), Column("dtype")],
+        [("a", "10", ""), ("long name", "9", "F32")],
+    )
     assert capsys.readouterr().out == (
         "name       size  dtype\n"
         "a            10\n"

@@ -48,7 +48,9 @@ def test_a_command_that_is_taken_is_refused_with_a_warning(surgery, install):
             "No module named 'does_not_exist'; mend or update it, or set SURGERY_DISABLED_PLUGINS=broken",
         ),
         (
-            ADDS.replace('click.echo("hello")', "pass").replace("@group.command", "1 / 0\n    @group.command"),
+            ADDS.replace('click.echo("hello")', "pass").replace(
+                "@group.command", "1 / 0\n    @group.command"
+            ),
             "surgery_add_commands: ZeroDivisionError: division by zero; mend the plugin or disable it with "
             "SURGERY_DISABLED_PLUGINS",
         ),

@@ -30,7 +30,17 @@ def test_tensors_are_listed_one_by_one_when_asked(surgery, work):
     lines = surgery("inspect", "base", "--tensors").stdout.splitlines()
     rows = [line.split() for line in lines[lines.index("") + 2 :]]
     assert len(rows) == 21
-    assert ["model.layers.1.self_attn.q_proj.weight", "attention.q", "1", "BF16", "16", "x", "16", "512", "B"] in rows
+    assert [
+        "model.layers.1.self_attn.q_proj.weight",
+        "attention.q",
+        "1",
+        "BF16",
+        "16",
+        "x",
+        "16",
+        "512",
+        "B",
+    ] in rows
 
 
 def test_tied_names_and_files_beside_the_weights_are_shown(surgery, tmp_path):

@@ -26,7 +26,9 @@ def python(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"], ["diff", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"], ["diff", "--help"]]
+)
 def test_help_imports_nothing_heavy(words):
     assert python(PRINT_HEAVY.format(words=words)) == "heavy: []"
 
@@ -63,7 +65,10 @@ def test_the_version_is_the_packages(surgery):
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion(surgery):
     result = surgery("pln")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "Error: no command is called `pln`; did you mean `plan` or `plugins`?"
+    assert (
+        result.stderr.splitlines()[-1]
+        == "Error: no command is called `pln`; did you mean `plan` or `plugins`?"
+    )
 
 
 def test_an_unknown_option_is_a_usage_error(surgery):
@@ -74,6 +79,9 @@ def test_an_unknown_option_is_a_usage_error(surgery):
 
 def test_the_launcher_in_a_checkout_runs_the_same_command(pytestconfig):
     done = subprocess.run(
-        [sys.executable, pytestconfig.rootpath / "cli.py", "--version"], capture_output=True, text=True, check=True
+        [sys.executable, pytestconfig.rootpath / "cli.py", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == f"surgery {__version__}\n"

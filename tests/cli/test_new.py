@@ -89,14 +89,17 @@ def own(work):
 
 
 def test_a_starter_is_made_from_the_ops_declaration(surgery, work, own):
-    result = surgery("new", "recipe", "own.yaml", "code", "math", "--base", "base", "--method", "own.add", *own)
-    assert (result.exit_code, result.stdout) == (0, "wrote own.yaml; look at it, then `surgery plan own.yaml`\n")
+    result = surgery(
+        "new", "recipe", "own.yaml", "code", "math", "--base", "base", "--method", "own.add", *own
+    )
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "wrote own.yaml; look at it, then `surgery plan own.yaml`\n",
+    )
     assert (work / "own.yaml").read_text() == STARTER
 
 
-@pytest.mark.parametrize(
-    "method", ["linear", "slerp", "ties", "dare_ties", "dare_linear", "task_arithmetic"]
-)
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties", "dare_ties", "dare_linear", "task_arithmetic"])
 def test_every_merge_starts_with_a_recipe_that_can_be_planned(surgery, work, method):
     made = surgery("new", "recipe", "new.yaml", "code", "math", "--method", method)
     assert made.exit_code == 0, made.stderr

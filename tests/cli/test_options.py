@@ -13,4 +13,7 @@ def test_a_size_is_bytes():
 def test_what_is_no_size_is_a_usage_error():
     with pytest.raises(click.BadParameter) as refused:
         Size().convert("2 bananas", None, None)
-    assert str(refused.value) == "`2 bananas` is not a size; write a number and a unit, such as 5GB, 512MiB or 1.5 GiB"
+    assert (
+        str(refused.value)
+        == "`2 bananas` is not a size; write a number and a unit, such as 5GB, 512MiB or 1.5 GiB"
+    )

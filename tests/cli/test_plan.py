@@ -76,7 +76,10 @@ def test_everything_wrong_is_said_at_once_a_line_each(surgery, work):
 
 def test_a_missing_recipe_is_one_line(surgery, work):
     result = surgery("plan", "mx.yaml")
-    assert (result.exit_code, result.stderr) == (2, "error: mx.yaml: cannot be read: no such file or directory\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: mx.yaml: cannot be read: no such file or directory\n",
+    )
 
 
 def test_json_is_the_whole_summary(surgery, work):

@@ -30,7 +30,16 @@ def test_a_broken_plugin_is_listed_with_its_error_and_hides_nobody(surgery, inst
     result = surgery("plugins")
     assert result.exit_code == 0
     row = next(line for line in result.stdout.splitlines() if line.startswith("broken "))
-    assert row.split() == ["broken", "surgery-broken", "1.5", "0", "does", "not", "load", "surgery_broken_plugin"]
+    assert row.split() == [
+        "broken",
+        "surgery-broken",
+        "1.5",
+        "0",
+        "does",
+        "not",
+        "load",
+        "surgery_broken_plugin",
+    ]
     assert result.stdout.splitlines()[-2] == "broken does not load:"
 
 

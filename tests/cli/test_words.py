@@ -8,12 +8,24 @@ from surgery.cli.words import count, duration, millions, ranges
 
 
 def test_one_is_singular():
-    assert [count(n, "tensor") for n in (0, 1, 2, 90_000)] == ["0 tensors", "1 tensor", "2 tensors", "90,000 tensors"]
+    assert [count(n, "tensor") for n in (0, 1, 2, 90_000)] == [
+        "0 tensors",
+        "1 tensor",
+        "2 tensors",
+        "90,000 tensors",
+    ]
 
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (999, "999"), (5712, "5.712 K"), (134_515_008, "134.5 M"), (8_030_261_248, "8.03 B"), (10**12, "1 T")],
+    [
+        (0, "0"),
+        (999, "999"),
+        (5712, "5.712 K"),
+        (134_515_008, "134.5 M"),
+        (8_030_261_248, "8.03 B"),
+        (10**12, "1 T"),
+    ],
 )
 def test_parameters_have_four_digits(number, text):
     assert millions(number) == text

@@ -20,7 +20,9 @@ BLUE, AMBER, GREEN, GREY = "#e4effb", "#fdf2dd", "#e2f4e6", "#f3f3f3"
 def summary_of(steps: dict[str, list[str]], outputs: dict[str, str], models: str | list[str]) -> Summary:
     return Summary(
         models=tuple(ModelSummary(name, f"./{name}", 3, 10, 2048, ("F32",)) for name in models),
-        steps=tuple(StepSummary(s, "merge.linear", reads[0], tuple(reads), 2, 1) for s, reads in steps.items()),
+        steps=tuple(
+            StepSummary(s, "merge.linear", reads[0], tuple(reads), 2, 1) for s, reads in steps.items()
+        ),
         outputs=tuple(
             OutputSummary(name, of, Path("/x/out"), 3, 10, 2048, ("F32",), 1) for name, of in outputs.items()
         ),

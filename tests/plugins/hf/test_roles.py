@@ -170,7 +170,7 @@ def test_renaming_changes_the_layers_index_alone(scheme, name, moved):
     assert BY_NAME[scheme].rename_layer(name, 10) == moved
 
 
-def test_ninety_thousand_names_take_two_seconds_at_most():
+def test_ninety_thousand_names_take_less_than_two_seconds():
     scheme = Scheme("layers")
     names = [
         f"model.layers.{layer}.mlp.experts.{expert}.{part}_proj.{suffix}"
@@ -179,8 +179,8 @@ def test_ninety_thousand_names_take_two_seconds_at_most():
         for part in ("gate", "up", "down")
         for suffix in ("weight", "weight_scale_inv")
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     roles = {scheme.role_of(name) for name in names}
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(names) > 90_000
     assert len(roles) == 60 * 256 * 3

@@ -53,6 +53,14 @@ def test_l1_keeps_the_sum_of_magnitudes_of_a_large_tensor():
     assert merged.abs().double().sum().item() == pytest.approx(delta.abs().double().sum().item(), rel=1e-5)
 
 
+def test_l1_sums_beyond_the_range_of_half_precision_stay_finite():
+    """The sum of magnitudes is 100,000: above 65,504 a sum in float16 is infinite and the tensor NaN."""
+    merged = drop(torch.ones(100_000, dtype=torch.float16), 0.5, rescale="l1")
+    assert merged.dtype == torch.float16
+    assert merged.max().item() == pytest.approx(2, abs=0.05)
+    assert merged.double().sum().item() == pytest.approx(100_000, rel=1e-3)
+
+
 @pytest.mark.parametrize("rescale", ["inverse", "l1", "none"])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (5, 77)])
 def test_the_laws_hold(shape, rescale):

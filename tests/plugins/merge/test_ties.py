@@ -295,6 +295,14 @@ def test_a_model_counts_only_where_it_has_the_tensor():
     assert torch.allclose(run_op(TiesOp, {}, models[:1], base, each=each).double(), wanted, atol=1e-6)
 
 
+def test_model_scope_refuses_models_that_lack_a_tensor():
+    with pytest.raises(OpError) as error:
+        TiesOp.implementation.fold([None, None], [None])
+    assert str(error.value) == (
+        "scope: model needs every tensor in every model, some lack one; set scope: tensor or `missing: base`"
+    )
+
+
 def test_a_density_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match="less than or equal to 1"):
         run_op(TiesOp, {}, [torch.ones(1)], torch.ones(1), each=[{"density": 1.5}])

@@ -1,0 +1,20 @@
+"""What the family registers, and that planning with it needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import surgery_stitch
+
+
+def test_the_hook_returns_every_op_and_imports_no_torch():
+    ops = surgery_stitch.surgery_register_ops()
+    assert [op.name for op in ops] == ["stitch.drop", "stitch.interleave", "stitch.layers", "stitch.repeat"]
+    assert all(op.cite and op.summary.endswith(".") for op in ops)
+    code = "import surgery_stitch, sys; surgery_stitch.surgery_register_ops(); print('torch' in sys.modules)"
+    environment = {"PYTHONPATH": ":".join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert ran.stdout == "False\n"
