@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,65 +115,63 @@ class ForMachines(Announcer):
         from surgery.schedule.order import order
 
         schedule = order(plan, options)
-        event = {
-            "event": "planned",
-            "bytes_read": schedule.reads,
-            "bytes_written": schedule.writes,
-            "peak": schedule.peak,
-            "tensors": sum(len(output.tensors) for output in plan.outputs),
-            "outputs": [{"name": output.name, "folder": str(output.folder)} for output in plan.outputs],
-            "warnings": [finding_record(finding) for finding in plan.warnings],
-        }
-        say_json(event, indent=None)
+        _tell(
+            "planned",
+            bytes_read=schedule.reads,
+            bytes_written=schedule.writes,
+            peak=schedule.peak,
+            tensors=sum(len(output.tensors) for output in plan.outputs),
+            outputs=[{"name": output.name, "folder": str(output.folder)} for output in plan.outputs],
+            warnings=[finding_record(finding) for finding in plan.warnings],
+        )
 
-    @contextmanager
-    def working(self) -> Iterator[Listener | None]:
+    def working(self) -> AbstractContextManager[Listener | None]:
         """Print progress at most twice a second."""
-        yield Ticks()
+        return nullcontext(Ticks())
 
     def finished(self, report: Report) -> None:
         """Print the report."""
-        say_json({"event": "finished", **report_record(report)}, indent=None)
+        _tell("finished", **report_record(report))
 
     def failed(self, error: Exception) -> None:
         """Print the message and its findings."""
         text = str(error) if isinstance(error, SurgeryError) else f"bug: {type(error).__name__}: {error}"
         found = [finding_record(finding) for finding in getattr(error, "findings", ())]
-        say_json({"event": "failed", "error": text, "findings": found}, indent=None)
+        _tell("failed", error=text, findings=found)
 
     def interrupted(self, plan: Plan | None, options: RunOptions) -> None:
         """Print what is kept."""
-        kept = kept_of(plan)
-        event: dict[str, Any] = {"event": "interrupted", "kept": [k.record() for k in kept]}
-        say_json(event, indent=None)
+        _tell("interrupted", kept=[kept.record() for kept in kept_of(plan)])
 
 
 class Ticks:
-    """A listener that prints progress as JSON lines; silent once nobody reads them."""
+    """A listener that prints progress as JSON lines."""
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._closed = False
 
     def __call__(self, progress: Progress) -> None:
         """Print, unless the last line is younger than half a second."""
         now = time.monotonic()
-        if self._closed or now < self._next:
+        if now < self._next:
             return
         self._next = now + EVERY
         rate = progress.done / progress.seconds if progress.seconds > 0 else 0.0
-        event = {
-            "event": "progress",
-            "done": progress.done,
-            "total": progress.total,
-            "seconds": round(progress.seconds, 3),
-            "eta": round((progress.total - progress.done) / rate, 1) if rate else None,
-            "tensor": progress.tensor,
-        }
-        try:
-            say_json(event, indent=None)
-        except OutputClosed:
-            self._closed = True  # the work goes on: its result does not depend on who watches
+        eta = round((progress.total - progress.done) / rate, 1) if rate else None
+        _tell(
+            "progress",
+            done=progress.done,
+            total=progress.total,
+            seconds=round(progress.seconds, 3),
+            eta=eta,
+            tensor=progress.tensor,
+        )
+
+
+def _tell(event: str, **facts: Any) -> None:
+    """Print an event. When nobody reads any more the work goes on: its result does not depend on who watches."""
+    with contextlib.suppress(OutputClosed):
+        say_json({"event": event, **facts}, indent=None)
 
 
 def took(report: Report) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -51,12 +51,13 @@ class JobRun:
             id(s) for target in self.job.targets if not is_copy(target) for s in sources(target.tensor.node)
         }
         by_size: dict[int, list[Target]] = {}
-        by_source: dict[tuple[tuple[int, int], ...], list[Target]] = {}
+        by_source: dict[Hashable, list[Target]] = {}
         for target in self.job.targets:
             node = target.tensor.node
             if is_copy(target) and not any(id(source) in read for source in sources(node)):
-                key = tuple((id(source), start) for source, start in _copied(node))
-                by_source.setdefault((*key, (target.tensor.spec.nbytes, 0)), []).append(target)
+                # those of a set that must agree are all one, whichever comes first
+                key = frozenset((id(source), start) for source, start in _copied(node))
+                by_source.setdefault((key, target.tensor.spec.nbytes), []).append(target)
             else:
                 by_size.setdefault(target.tensor.spec.numel, []).append(target)
         return [unit for targets in by_source.values() for unit in self._copies(targets)] + [
@@ -146,14 +147,14 @@ def is_copy(target: Target) -> bool:
 
 
 def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
-    """Return the sources behind a copy, each with the byte at which the copied stretch begins."""
+    """Return the sources behind a copy, each once, with the byte at which the copied stretch begins."""
     match node:
         case Source():
             return [(node, start)]
         case Rows():
             return _copied(node.node, start + nbytes(node.start, node.spec.dtype))
         case Agree():
-            return [copied for child in inputs_of(node) for copied in _copied(child, start)]
+            return list(dict.fromkeys(copied for child in inputs_of(node) for copied in _copied(child, start)))
         case Apply() | Member():
             raise AssertionError("what an op computes is no copy")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-
 COUNTS = "18 the same, 1 with other values, 1 with another shape, 1 only in a"
 
 

@@ -263,7 +263,7 @@ def test_reading_a_file_that_was_cut_off_names_file_and_tensor(shop):
         resolved.run(RunOptions(device="cpu"))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=50))
 def test_scaling_by_one_changes_no_byte(toys, values):
     tensor = torch.tensor(values, dtype=torch.float32)
