@@ -162,7 +162,9 @@ class Host:
             if self._manager.is_registered(module):
                 self._manager.unregister(module)
             told = " ".join(str(error).split())
-            raise PluginError(f"{plugin}: {told}; compare with the signatures in surgery.hookspecs") from error
+            raise PluginError(
+                f"{plugin}: {told}; compare with the signatures in surgery.hookspecs"
+            ) from error
         self._loaded[plugin.name] = plugin
         for op in self._ops_of(plugin, module):
             self._add_op(op, plugin)

@@ -100,6 +100,11 @@ class Signature:
     each: tuple[Params, ...]  # the parameters of each model in `models`, numbers for this tensor filled in
     role: Role
     numel: int  # elements of the tensor; of the whole model for a MODEL op
+    places: tuple[int, ...] = ()  # where each of `models` stands among the step's; empty: all have the tensor
+
+    def place(self, index: int) -> int:
+        """Return where `models[index]` stands among the step's models, those that lack the tensor counted too."""
+        return self.places[index] if self.places else index
 
     @property
     def first(self) -> TensorSpec:
@@ -125,7 +130,10 @@ class Chunk(Protocol):
         ...
 
     def uniform(self, stream: int = 0) -> Tensor:
-        """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
+        """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone.
+
+        The buffer is the same for every call on a chunk: use the draws before asking for more.
+        """
         ...
 
 
@@ -192,10 +200,14 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A new model made of parts of others: output name -> what to take, and the rewritten config.json."""
+    """A new model made of parts of others: output name -> what to take, and the rewritten config.json.
+
+    `donor` is the model whose tokenizer and naming describe the result; by default the step's first.
+    """
 
     tensors: Mapping[str, Take]
     config: Mapping[str, Any]
+    donor: str | None = None
 
 
 Vectors = Literal["same", "skip"]

@@ -134,7 +134,7 @@ def depth_of(role: Role, layers: int) -> float:
     """
     if role.layer is not None:
         return role.layer / (layers - 1) if layers > 1 else 1.0
-    return 1.0 if role.kind in ("head", "norm.final") else 0.0
+    return 1.0 if role.kind == "norm.final" or role.kind.partition(".")[0] == "head" else 0.0
 
 
 def human_bytes(count: float) -> str:

@@ -84,12 +84,12 @@ def factors(x: Chunk, p: Dare, found: list[float] | None) -> list[float]:
 def survives(x: Chunk, index: int, density: float, out: Tensor) -> Tensor:
     """Fill `out` with 1 where model `index` keeps its element and 0 elsewhere: u < density for a uniform u.
 
-    Stream `index` counts the models that have the tensor, in sorted order: another model in the step may
-    change which elements a model keeps, never how many are expected.
+    The stream is the model's place in the step, in sorted order: another model in the step may change which
+    elements a model keeps, never how many are expected.
     """
     import torch
 
-    return torch.lt(x.uniform(index), density, out=out)
+    return torch.lt(x.uniform(x.signature.place(index)), density, out=out)
 
 
 def same(signature: Signature, p: Dare, *, mean: bool) -> int | None:

@@ -41,8 +41,8 @@ class DareTiesOp(Drop):
 
     Each delta keeps an element with probability `density` and divides it by that; the sign of Σ w·τ̂ is elected
     for each element, and Σ w·τ̂ over the models that agree is added to the base. `normalize` divides by their
-    Σ w. What is dropped depends on the seed, the tensor's name, the model's place among those that have the
-    tensor (sorted by name) and the element's index alone.
+    Σ w. What is dropped depends on the seed, the tensor's name, the model's place in the step (sorted
+    by name) and the element's index alone.
     """
 
     def apply(self, x: Chunk, p: DareTies, found: list[float] | None) -> Tensor:
@@ -63,7 +63,7 @@ class DareTiesOp(Drop):
 
 def _survivors(x: Chunk, index: int, density: float) -> Tensor | None:
     """Return where model `index` keeps its element, as bool: drawing again would cost more than these bytes."""
-    return None if density >= 1 else x.uniform(index) < density
+    return None if density >= 1 else x.uniform(x.signature.place(index)) < density
 
 
 def _write(x: Chunk, index: int, survivors: Tensor | None, out: Tensor) -> None:

@@ -58,7 +58,7 @@ def build(
     tensors |= {name: Take(head.name, name) for name in head.tensors if _is_head(head, name)}
     if embed is not head:
         _settle_tie(tensors, config, embed, head)
-    return Layout(tensors, config)
+    return Layout(tensors, config, donor=embed.name)
 
 
 def _is_head(view: ModelView, name: str) -> bool:

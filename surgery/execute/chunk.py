@@ -15,7 +15,19 @@ from surgery.ops import Signature
 class EngineChunk:
     """The engine's Chunk: inputs are views of its buffers, `out` and scratch come from the worker's arena."""
 
-    __slots__ = ("_arena", "_key", "_out", "_scratch", "base", "inputs", "models", "shape", "signature", "start")
+    __slots__ = (
+        "_arena",
+        "_draws",
+        "_key",
+        "_out",
+        "_scratch",
+        "base",
+        "inputs",
+        "models",
+        "shape",
+        "signature",
+        "start",
+    )
 
     def __init__(
         self,
@@ -34,6 +46,7 @@ class EngineChunk:
         self._arena = arena
         self._key = key
         self._out: torch.Tensor | None = None
+        self._draws: torch.Tensor | None = None
         self._scratch: dict[int, torch.Tensor] = {}
         self.inputs = [*models] if base is None else [base, *models]  # the base first
         self.shape = self.inputs[0].shape
@@ -72,7 +85,9 @@ class EngineChunk:
             raise PluginError(f"{self.signature.name}: the op {what}; let it scan all")
         seed, op, version = self._key
         key = stream_key(seed, op, self.signature.name, stream, version)
-        return uniform(key, self.start, self._buffer())
+        if self._draws is None:
+            self._draws = self._buffer()
+        return uniform(key, self.start, self._draws)
 
     def _buffer(self) -> torch.Tensor:
         flat = self._arena.take(self.shape.numel(), self.dtype)

@@ -154,7 +154,9 @@ def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
         case Rows():
             return _copied(node.node, start + nbytes(node.start, node.spec.dtype))
         case Agree():
-            return list(dict.fromkeys(copied for child in inputs_of(node) for copied in _copied(child, start)))
+            return list(
+                dict.fromkeys(copied for child in inputs_of(node) for copied in _copied(child, start))
+            )
         case Apply() | Member():
             raise AssertionError("what an op computes is no copy")
 

@@ -34,7 +34,10 @@ def expand_layout(
             problems.add(path, placed)
             return None
         nodes[name], specs[name] = placed
-    donor = models[0]
+    donor = known.get(layout.donor or models[0].name)
+    if donor is None:
+        problems.add(path, f"`{step.op.name}` names `{layout.donor}` as donor, which is none of its models")
+        return None
     infos = annotate(specs, donor.architecture)
     tied = {alias: name for alias, name in donor.tied.items() if alias not in infos and name in infos}
     changes = {"tensors": infos, "nodes": nodes, "config": dict(layout.config), "layers": layer_count(infos)}

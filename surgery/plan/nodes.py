@@ -172,7 +172,7 @@ class Digests:
         below = (self._known[id(child)] for child in inputs_of(node))
         base = node.base is not None
         head = (NUMBERS_VERSION, node.op.name, node.op.version, self._json(node.params), node.seed, base)
-        return _hash(*head, node.signature.name, *each, *below)
+        return _hash(*head, node.signature.name, node.signature.places, *each, *below)
 
     def _scope(self, scope: Scope | None) -> bytes:
         if scope is None:

@@ -155,6 +155,10 @@ class _Tensors:
                 have.append(Operand(index, model, node, info))
         if not lack:
             return have
+        if work.step.missing == "skip" and self.split is Split.MODEL:
+            what = f"tensor {name} is missing in {', '.join(f'`{m}`' for m in lack)}, `scope: model` needs it everywhere"
+            work.problems.add_tensor(work.path, f"missing {lack}", f"{what}; set `missing: base`", name)
+            return None
         if work.step.missing == "skip" and (work.base is None or have[0].index == BASE):
             if have[-1].index != BASE:
                 return have
@@ -236,6 +240,7 @@ class _Tensors:
             each=tuple(self.each[operand.index].at(info) for operand in models) if self.each else (),
             role=info.role,
             numel=info.spec.numel,
+            places=tuple(o.index for o in models) if len(models) < len(work.models) else (),
         )
         params = self.numbers.at(info)
         wrong = op.check(signature, params) if op.check else None

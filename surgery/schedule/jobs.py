@@ -185,7 +185,7 @@ def _passes_below(node: Node, mine: dict[Hashable, int], index: int, child: Node
             return {(id(node.group), index): child.spec.numel}
         case Apply() if node.split is Split.TENSOR:
             return {(id(node), index): child.spec.numel}
-        case Apply() if isinstance(node.op.implementation, Reduce):
+        case Apply() if node.split in (Split.REDUCE, Split.MODEL):
             gathers = range(node.op.implementation.gathers)
             return mine | {(id(node), index): node.spec.numel for index in gathers}
         case _:

@@ -52,7 +52,7 @@ class MemoryChunk:
                 f"op `{self.op.name}`: draws in a sampling pass, whose elements have no index; scan ALL"
             )
         key = stream_key(self.seed, self.op.name, self.signature.name, stream, self.op.version)
-        return uniform(key, self.start, torch.empty_like(self.like))
+        return uniform(key, self.start, self._buffer(-2))
 
     def _buffer(self, index: int) -> Tensor:
         if index not in self._buffers:

@@ -66,7 +66,7 @@ def test_force_replaces_an_output_as_a_whole(one):
     small = {"output": {"model": "m", "to": "./out", "shard_size": 5000}}
     one.recipe(SCALE, **small).run(CPU)
     (one.folder / "out" / "notes.txt").write_text("mine")
-    assert len(one.data()) == 4
+    assert len(one.data()) == 5
     one.run(SCALE, RunOptions(device="cpu", force=True))
     names = ["model.safetensors", "surgery.json"]
     assert sorted(path.name for path in (one.folder / "out").iterdir()) == names
@@ -111,11 +111,12 @@ def test_what_appears_during_the_run_is_not_replaced(one):
 
 def test_two_runs_at_once_do_not_write_to_one_folder(one):
     begun, errors = threading.Event(), []
+    other = one.recipe(SLOW).resolve()
 
     def second() -> None:
         begun.wait()
         try:
-            one.recipe(SLOW).run(CPU)
+            other.run(CPU)
         except ResourceError as error:
             errors.append(str(error))
 
@@ -212,7 +213,7 @@ def mounted(folder: Path, size: str):
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # tensors that were read are mapped
 
 
 def fill(folder: Path, leave: int = 0) -> Path:
@@ -228,9 +229,9 @@ def test_a_disk_that_is_too_small_is_found_before_any_work(shop):
     shop.save("a", {"w": torch.randn(400_000)})
     with mounted(shop.folder / "disk", "1m") as disk, pytest.raises(PlanError) as error:
         shop.run(SCALE, to="./disk/out")
-    assert str(error.value) == (
-        f"<recipe>: output: needs 1.5 MiB in {disk}, 1.0 MiB are free; free space or choose another disk"
-    ) or "needs 1.5 MiB in" in str(error.value)
+    assert str(error.value).endswith(
+        f"output: needs 1.5 MiB in {disk}, 1.0 MiB are free; free space or choose another disk"
+    )
 
 
 def test_a_disk_that_fills_up_after_planning_is_found_before_any_work(shop):
@@ -260,27 +261,24 @@ def test_a_disk_that_fills_up_during_the_run_keeps_what_is_finished(shop):
         resolved = shop.recipe(
             {"m": {"op": "toy.slow", "model": "a", "seconds": 0.05}}, to="./disk/out"
         ).resolve()
-        journal = disk / "out.partial" / ".surgery" / "journal-0.jsonl"
 
         def when_begun(progress) -> None:
             if progress.done and not (disk / "ballast").exists():
                 fill(disk)
-                # nothing more fits behind what the journal's last page has room for
-                room = -journal.stat().st_size % 4096
-                with journal.open("ab") as file:
-                    file.write(b'["", "", "", 0, 0]\n' + b" " * 0)
-                assert room > 0
 
-        try:
+        # tensors have their place already: it is the journal that finds no second page
+        with pytest.raises(ResourceError) as error:
             resolved.run(CPU, listener=when_begun)
-        except ResourceError as error:
-            text = str(error)
-        else:
-            text = ""
-        assert "No space left on device" in text
+        journal = disk / "out.partial" / ".surgery" / "journal-0.jsonl"
+        assert str(error.value) == (
+            f"{journal}: cannot be written: No space left on device; free some space, then run again:"
+            " what is finished is kept"
+        )
         assert not (disk / "out").exists()
+        assert not journal.read_bytes().endswith(b"\n")
         (disk / "ballast").unlink()
-        resolved.run(CPU)
+        report = resolved.run(CPU)
+        assert 10 < report.resumed < 40
         made = shop.read("disk/out")
         assert all(torch.equal(made[name], w * 2) for name, w in shop.read("a").items())
 
