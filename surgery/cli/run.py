@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 
 from surgery.cli.announce import Announcer, ForMachines, ForPeople, Nobody
+from surgery.cli.console import OutputClosed
 from surgery.cli.exits import INTERRUPTED, MENDABLE
 from surgery.cli.options import json_option, memory_option, out_option, plugin_option, recipe_argument
 from surgery.errors import PlanError, PluginError, RecipeError, SurgeryError
@@ -17,6 +19,9 @@ from surgery.errors import PlanError, PluginError, RecipeError, SurgeryError
 if TYPE_CHECKING:
     from surgery.api import ResolvedPlan
     from surgery.schedule.options import Device, RunOptions
+
+# torchrun ends all processes when one exits: the first, which tells the user why, may be slower than this one.
+_GRACE: Final = 2.0  # seconds
 
 
 @click.command("run")
@@ -89,7 +94,10 @@ def _run(resolve: Callable[[], ResolvedPlan], options: RunOptions, announcer: An
         announcer.failed(error)
         # every process finds these; what goes wrong at work, only the one that it happens to
         if not _is_first() and isinstance(error, RecipeError | PlanError | PluginError):
+            time.sleep(_GRACE)
             raise click.exceptions.Exit(MENDABLE) from None
+        raise
+    except OutputClosed:
         raise
     except KeyboardInterrupt:
         announcer.interrupted(resolved.plan if resolved else None, options)

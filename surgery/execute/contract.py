@@ -17,8 +17,7 @@ _SHOWN = 4  # tensors of a group that a message names
 def attempt(node: Apply | GroupCall, function: Callable[..., Any], *args: Any) -> Any:
     """Call a part of an op; what it raises becomes an error that names step, tensor and shapes."""
     try:
-        with torch.no_grad():
-            return function(*args)
+        return function(*args)
     except SurgeryError:
         raise
     except Exception as error:

@@ -79,7 +79,7 @@ class Crew:
     def _work(self, evaluator: Evaluator) -> None:
         try:
             torch.set_num_threads(1)  # the number is each thread's own
-            with evaluator.place.working():
+            with torch.no_grad(), evaluator.place.working():
                 while (task := self._take()) is not None:
                     active, unit = task
                     if unit is not None:

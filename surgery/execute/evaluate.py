@@ -17,7 +17,7 @@ from surgery.execute.arena import Arena, Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
-from surgery.math.convert import decode, encode
+from surgery.math.convert import decode, encode, round_into
 from surgery.math.reduce import first_nonfinite, nan_free
 from surgery.ops import BLOCK, Signature, Split
 from surgery.plan.nodes import (
@@ -164,7 +164,7 @@ class Evaluator:
             on_device = raw.raw if self.place.stream is None else self.place.to_device(raw.raw, self.arena)
             decode(on_device, source.spec.dtype, out)
         else:
-            for part, (start, stop) in zip(out.split(lengths), runs, strict=True):
+            for part, (start, stop) in zip(torch.split(out, lengths), runs, strict=True):
                 self.begin()
                 part.copy_(self.operand(node, start, stop, held, dtype))
                 self.place.finish()
@@ -280,7 +280,7 @@ class Evaluator:
         size = nbytes(value.numel(), spec.dtype)
         out = self.arena.staging(size)
         if self.place.stream is None:
-            overflowed = encode(value, spec.dtype, out.raw)
+            overflowed = round_into(value, spec.dtype, out.typed(spec.dtype))
         else:
             on_device = self.arena.take(size, torch.uint8)
             overflowed = encode(value, spec.dtype, on_device)

@@ -68,7 +68,7 @@ class LazyStateDict(Mapping[str, torch.Tensor]):
         alone = replace(self._plan.outputs[0], tensors=(self._tensors[name],))
         buffer = _Buffer()
         for job in make_jobs([alone], BLOCK):
-            with one_thread_a_worker():
+            with one_thread_a_worker(), torch.no_grad():
                 self._run(job, buffer)
         values = buffer.raw.view(torch_dtype(spec.dtype))
         # torch counts pairs of 4-bit numbers

@@ -72,7 +72,11 @@ def encode(x: Tensor, tag: str, out: Tensor) -> OverflowCount | None:
     dtypes that arithmetic is not done on.
     """
     _require_arithmetic("encode", tag)
-    stored = out.view(torch_dtype(tag)).view(x.shape)
+    return round_into(x, tag, out.view(torch_dtype(tag)).view(x.shape))
+
+
+def round_into(x: Tensor, tag: str, stored: Tensor) -> OverflowCount | None:
+    """Do what `encode` does, into a tensor of the stored dtype and of the shape of `x`."""
     # torch rounds float64 to float32 on its way to 16 bits, and that would be two roundings
     stored.copy_(_to_odd(x) if x.dtype == torch.float64 and tag in _INFINITY else x)
     narrower = stored.element_size() < x.element_size()

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import torch
 from safetensors.torch import save_file
@@ -87,6 +90,24 @@ def test_a_single_file_and_a_scalar(surgery, tmp_path):
 def test_a_pickled_checkpoint_is_read_too(surgery, tmp_path):
     torch.save({"w": torch.zeros(2, 3)}, tmp_path / "pytorch_model.bin")
     assert "format       torch, 1 file" in surgery("inspect", tmp_path).stdout
+
+
+def test_a_model_in_the_hubs_cache_is_found_by_its_id(tmp_path):
+    cached = tmp_path / "hub" / "models--org--tiny"
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    save_tiny(cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    done = subprocess.run(
+        [sys.executable, "-m", "surgery", "inspect", "org/tiny", "--json"],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    data = json.loads(done.stdout)
+    assert (data["location"], data["count"]) == ("org/tiny", 21)
 
 
 def test_what_is_no_checkpoint_is_2(surgery, work):

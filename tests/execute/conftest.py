@@ -38,8 +38,8 @@ class Workshop:
     def document(self, steps: Mapping[str, Any], *, to: str = "out", **top: Any) -> dict[str, Any]:
         """Return a recipe whose last step is written, unless `output` or `outputs` says otherwise."""
         dtype = {"dtype": top.pop("dtype")} if "dtype" in top else {}
-        if "outputs" not in top:
-            top.setdefault("output", {"model": next(reversed(steps)), "to": to, **dtype})
+        if not top.keys() & {"output", "outputs"}:
+            top["output"] = {"model": next(reversed(steps)), "to": to, **dtype}
         return {"surgery": 1, "models": self.models, "steps": dict(steps), **top}
 
     def recipe(self, steps: Mapping[str, Any], **top: Any) -> surgery.LoadedRecipe:

@@ -236,8 +236,10 @@ def test_a_disk_that_is_too_small_is_found_before_any_work(shop):
 
 def test_a_disk_that_fills_up_after_planning_is_found_before_any_work(shop):
     shop.save("a", {"w": torch.randn(400_000)})
-    log = shop.folder / "log"
-    steps = {"m": {"op": "toy.slow", "model": "a", "log": str(log)}}
+    control = shop.folder / "control"
+    control.write_text("0 0 SIGINT")
+    log = shop.folder / "control.log"
+    steps = {"m": {"op": "toy.slow", "model": "a", "control": str(control)}}
     with mounted(shop.folder / "disk", "4m") as disk:
         resolved = shop.recipe(steps, to="./disk/out").resolve()
         ballast = fill(disk, leave=200_000)

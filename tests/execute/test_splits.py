@@ -112,12 +112,19 @@ def test_reduce_gathers_twice(shop):
     assert equal(made["w"], (x - mean) / variance**0.5)
 
 
+def sample(x: torch.Tensor) -> torch.Tensor:
+    """Return 64 runs of 1024, each somewhere else in its share of the tensor; all of a small tensor."""
+    share = x.numel() // 64
+    if share <= 1024:
+        return x
+    starts = [j * share + j * 0x9E3779B1 % (share - 1024) for j in range(64)]
+    return torch.cat([x[start : start + 1024] for start in starts])
+
+
 @pytest.mark.parametrize("numel", [100, 1 << 16, (1 << 16) + 64, BIG])
-def test_reduce_samples_runs_spread_evenly(shop, numel):
+def test_reduce_samples_runs_spread_over_the_tensor(shop, numel):
     a = shop.save("a", {"w": torch.randn(numel)})["w"]
-    step = numel // 64
-    parts = [a[i * step : i * step + 1024] for i in range(64)] if step > 1024 else [a]
-    largest = float(torch.cat(parts).max())
+    largest = float(sample(a).max())
     made = shop.run({"m": {"op": "toy.sampled", "model": "a"}})
     assert equal(made["w"], a / (largest * float((a >= largest).sum())))
 
@@ -125,10 +132,25 @@ def test_reduce_samples_runs_spread_evenly(shop, numel):
 def test_a_sample_has_the_same_runs_of_every_input(shop):
     a = shop.save("a", {"w": torch.randn(BIG)})["w"]
     b = shop.save("b", {"w": torch.randn(BIG)})["w"]
-    step = BIG // 64
-    largest = float(torch.cat([(a - b)[i * step : i * step + 1024] for i in range(64)]).max())
+    largest = float(sample(a - b).max())
     made = shop.run({"m": {"op": "toy.sampled", "model": "a", "base": "b"}})
     assert equal(made["w"], a / (largest * float((a - b >= largest).sum())))
+
+
+def test_a_sample_of_rows_and_of_what_an_op_makes(shop):
+    a = shop.save("a", {"w": torch.randn(600, 701)})["w"]
+    steps = {
+        "c": {"op": "toy.cut", "model": "a", "rows": [100, 500]},
+        "m": {"op": "toy.sampled", "model": "c"},
+        "x": {"op": "toy.scale", "model": "m", "factor": 2},
+        "n": {"op": "toy.sampled", "model": "x"},
+    }
+    x = a[100:500]
+    for factor in (1, 2):
+        x = x * factor
+        largest = float(sample(x.flatten()).max())
+        x = x / (largest * float((x >= largest).sum()))
+    assert equal(shop.run(steps)["w"], x)
 
 
 def test_reduce_over_element_over_reduce(shop):

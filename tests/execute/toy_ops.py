@@ -68,7 +68,8 @@ def wide(x: Any, p: Any) -> torch.Tensor:
 @op("toy.dither", params=Factor, models=1, buffers=2)
 def dither(x: Any, p: Factor) -> torch.Tensor:
     """Add noise from two streams."""
-    noise = torch.sub(x.uniform(0), x.uniform(1), out=x.scratch(1))
+    noise = torch.mul(x.uniform(0), -1, out=x.scratch(1))
+    noise.add_(x.uniform(1))
     return torch.add(x.models[0], noise, alpha=p.factor, out=x.out)
 
 
@@ -334,10 +335,9 @@ class _Unaddable:
 
 class Slow(Params):
     seconds: float = 0.01
-    # at the how-manieth chunk to send itself a signal; 0 for never
-    at: int = 0
-    signal: Literal["SIGINT", "SIGTERM", "SIGKILL"] = "SIGKILL"
-    log: str = ""
+    # a file that says how long to sleep, at the how-manieth chunk to send which signal: it is no part of the
+    # recipe, so that the run that goes on is one of the same recipe
+    control: str = ""
 
 
 _chunks = 0
@@ -345,13 +345,21 @@ _chunks = 0
 
 @op("toy.slow", params=Slow, models=1)
 def slow(x: Any, p: Slow) -> torch.Tensor:
-    """Double, slowly; `log` is a file that gets a byte for every chunk."""
-    global _chunks  # noqa: PLW0603 - counts over the calls of one process
-    _chunks += 1
-    time.sleep(p.seconds)
-    if p.log:
-        with open(p.log, "ab") as log:
-            log.write(b".")
-    if _chunks == p.at:
-        os.kill(os.getpid(), getattr(signal, p.signal))
+    """Double, slowly; `control` with `.log` behind it is a file that gets a byte for every chunk."""
+    if p.control:
+        _obey(p.control)
+    else:
+        time.sleep(p.seconds)
     return x.models[0] * 2
+
+
+def _obey(control: str) -> None:
+    global _chunks
+    _chunks += 1
+    with open(f"{control}.log", "ab") as log:
+        log.write(b".")
+    with open(control) as file:
+        seconds, at, name = file.read().split()
+    time.sleep(float(seconds))
+    if _chunks == int(at):
+        os.kill(os.getpid(), getattr(signal, name))
