@@ -49,14 +49,14 @@ class Checkpoint(ABC):
     def identity(self, name: str) -> bytes:
         """Return a digest that changes when the tensor's bytes may have changed, without reading them."""
 
-    def prefetch(self, name: str, start: int, nbytes: int) -> None:
+    def prefetch(self, name: str, start: int, nbytes: int) -> None:  # noqa: B027 - advice, that readers may ignore
         """Ask the system to read a stretch ahead; returns at once, never fails."""
 
     def whole_file_bytes(self) -> int:
         """Return the bytes that reading any tensor pulls into memory at once (legacy pickles); usually 0."""
         return 0
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - what holds no files has nothing to close
         """Close files. Further reads are errors."""
 
 

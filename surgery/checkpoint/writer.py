@@ -120,6 +120,17 @@ class SafetensorsWriter(Writer):
             except OSError as error:
                 raise _resource_error(self._folder / place.file, error) from error
 
+    def flush_soon(self, name: str, start: int, nbytes: int) -> None:
+        """Ask the system to begin writing a stretch to the device; returns at once, promises nothing.
+
+        Advice that the pages are not needed starts write-back on Linux; only clean pages are dropped by it.
+        """
+        place = self.layout.places[name]
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                descriptor = self._descriptor(place.file)
+                os.posix_fadvise(descriptor, place.offset + start, nbytes, os.POSIX_FADV_DONTNEED)
+
     def read_back(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the bytes in the file from the tensor's byte `start` on."""
         place = self.place(name, start, buffer.nbytes)

@@ -51,6 +51,14 @@ class EngineChunk:
         self.inputs = [*models] if base is None else [base, *models]  # the base first
         self.shape = self.inputs[0].shape
 
+    def move(self, start: int, inputs: list[torch.Tensor]) -> None:
+        """Show another range of the same inputs (the base first); buffers and parameters stay."""
+        self.start = start
+        self.inputs = inputs
+        self.models = inputs if self.base is None else inputs[1:]
+        if self.base is not None:
+            self.base = inputs[0]
+
     @property
     def dtype(self) -> torch.dtype:
         """Return the compute dtype."""

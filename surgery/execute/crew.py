@@ -51,6 +51,8 @@ class Crew:
         self._held = 0
         self._active = 0
         self._error: BaseException | None = None
+        self._running = 0
+        self._idle = threading.Event()
 
     def run(self, jobs: Iterable[tuple[Callable[[], Phases], int]]) -> None:
         """Run jobs, each given as a function that begins its phases and the bytes that it holds, until all are done.
@@ -63,16 +65,16 @@ class Crew:
             threading.Thread(target=self._work, args=(evaluator,), name=f"worker-{i}", daemon=True)
             for i, evaluator in enumerate(self._evaluators)
         ]
+        self._running = len(threads)
+        self._idle.clear()
         for thread in threads:
             thread.start()
         try:
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # a join without end would not see Ctrl-C
+            # an event and not `join`: in Python 3.11 a join that a signal interrupts takes the thread for finished
+            self._idle.wait()
         except BaseException as error:
             self._fail(error)
-            for thread in threads:
-                thread.join()
+            self._idle.wait()
         if self._error is not None:
             raise self._error
 
@@ -87,6 +89,11 @@ class Crew:
                     self._finished(active, unit)
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._changed:
+                self._running -= 1
+                if self._running == 0:
+                    self._idle.set()
 
     def _take(self) -> tuple[Active, Unit | None] | None:
         """Return the next unit, or a job to begin (unit None); None when there is nothing left to do."""

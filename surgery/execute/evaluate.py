@@ -76,7 +76,11 @@ class Evaluator:
         """Return elements that are to be written; those that no op has looked at are checked here."""
         value = self.value(node, start, stop, held, dtype)
         source = _source_of(node)
-        if source is not None and self.policy == "error" and not nan_free(value):
+        return value if source is None or self.policy != "error" else self.finite(source, value)
+
+    def finite(self, source: Source, value: torch.Tensor) -> torch.Tensor:
+        """Return a range of a tensor in a file; CheckpointError if it holds NaN or Inf."""
+        if not nan_free(value):
             raise self._nonfinite(source)
         return value
 
@@ -140,14 +144,14 @@ class Evaluator:
         """Return what an op sees of elements start to stop."""
         models = [self.operand(child, start, stop, held, dtype) for child in node.models]
         base = None if node.base is None else self.operand(node.base, start, stop, held, dtype)
-        return EngineChunk(self._signature(node), models, base, start, self.arena, draw_key(node))
+        return EngineChunk(self.signature(node), models, base, start, self.arena, draw_key(node))
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
         joined = [self._joined(child, runs, held, dtype) for child in inputs_of(node)]
         self.begin()
         base = joined.pop(0) if node.base is not None else None
-        return EngineChunk(self._signature(node), joined, base, 0, self.arena, None)
+        return EngineChunk(self.signature(node), joined, base, 0, self.arena, None)
 
     def _joined(
         self, node: Node, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype
@@ -180,7 +184,7 @@ class Evaluator:
             at += size
         self.bytes_read += at
 
-    def _signature(self, node: Apply) -> Signature:
+    def signature(self, node: Apply) -> Signature:
         """Return what an op is told of its tensor; a MODEL op is told the elements of the whole model."""
         scope: Scope | None = node.scope
         if scope is None:
@@ -195,7 +199,7 @@ class Evaluator:
         key = id(node.scope) if node.scope is not None else id(node)
         args = (x, node.params, held.found[key]) if gathered else (x, node.params)
         function = node.op.implementation.apply if gathered else node.op.implementation
-        return self._range(node, x, function, args)
+        return self.range(node, x, function, args)
 
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
@@ -208,10 +212,10 @@ class Evaluator:
         models = [model[first - low : last - low].view(-1, row) for model in flat.models]
         base = None if flat.base is None else flat.base[first - low : last - low].view(-1, row)
         x = EngineChunk(node.signature, models, base, first, self.arena, draw_key(node))
-        result = self._range(node, x, node.op.implementation, (x, node.params))
+        result = self.range(node, x, node.op.implementation, (x, node.params))
         return result[start - first : stop - first]
 
-    def _range(
+    def range(
         self, node: Apply, x: EngineChunk, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> torch.Tensor:
         """Return a function's result on a range, flat, after holding it to the contract."""
@@ -272,17 +276,15 @@ class Evaluator:
             f"first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
         )
 
-    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int) -> memoryview:
-        """Return a value's bytes in the stored dtype, on the host, rounded once to the nearest.
+    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int, out: Staging) -> memoryview:
+        """Return a value's bytes in the stored dtype, on the host in `out`, rounded once to the nearest.
 
         `start` is the index of its first element in the tensor. Raises OpError for numbers that are too large.
         """
-        size = nbytes(value.numel(), spec.dtype)
-        out = self.arena.staging(size)
         if self.place.stream is None:
             overflowed = round_into(value, spec.dtype, out.typed(spec.dtype))
         else:
-            on_device = self.arena.take(size, torch.uint8)
+            on_device = self.arena.take(len(out.memory), torch.uint8)
             overflowed = encode(value, spec.dtype, on_device)
             self.place.to_host(on_device, out.raw)
         if overflowed and self.policy != "keep":

@@ -11,11 +11,15 @@ from surgery.errors import OpError
 from surgery.execute.arena import Staging
 from surgery.execute.evaluate import Evaluator, Held, below_rows, compute_dtype
 from surgery.execute.needs import Needs, Phases, Unit, prefetch
+from surgery.execute.program import Program, compilable
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
+from surgery.plan.model import OutputTensor
 from surgery.plan.nodes import Agree, Apply, Member, Node, Rows, Source, inputs_of, sources
 from surgery.schedule.jobs import Job, Target
 from surgery.tensors import DTYPES, nbytes
+
+Stored = Callable[[int], memoryview]  # from a range's first element to the bytes to write
 
 COPY_CHUNK = 1 << 20  # bytes copied at a time: small enough to stay in the cache between read, hash and write
 
@@ -78,38 +82,65 @@ class JobRun:
         return [self._span(writings, start, min(start + span, numel)) for start in starts]
 
     def _span(self, writings: list[tuple[Target, Writing]], start: int, stop: int) -> Unit:
-        dtypes = [compute_dtype(target.tensor.node) for target, _ in writings]
-
         def unit(work: Evaluator) -> None:
             for target, _ in writings:
                 prefetch(target.tensor.node, stop, stop - start)
+            specs = [target.tensor.spec for target, _ in writings]
             streams = [
-                writing.stretch(nbytes(start, target.tensor.spec.dtype)) for target, writing in writings
+                w.stretch(nbytes(start, spec.dtype)) for spec, (_, w) in zip(specs, writings, strict=True)
             ]
+            stored: list[Stored] = []
+            length = -1
             for at in range(start, stop, self.job.chunk):
                 end = min(at + self.job.chunk, stop)
-                work.begin()
-                for (target, _), stream, dtype in zip(writings, streams, dtypes, strict=True):
-                    spec = target.tensor.spec
-                    stream.write(self._stored(work, target, at, end, dtype))
-                    self._meter.add(nbytes(end - at, spec.dtype), spec.name)
+                if end - at != length:
+                    length = end - at
+                    work.begin()
+                    stored = self._stored(work, [target for target, _ in writings], length)
+                for spec, store, stream in zip(specs, stored, streams, strict=True):
+                    data = store(at)
+                    stream.write(data)
+                    self._meter.add(len(data), spec.name)
             for stream, (_, writing) in zip(streams, writings, strict=True):
                 if stream.close():
                     self._done(writing)
 
         return unit
 
-    def _stored(
-        self, work: Evaluator, target: Target, start: int, stop: int, dtype: torch.dtype
-    ) -> memoryview:
-        """Return the bytes of elements start to stop of a target."""
+    def _stored(self, work: Evaluator, targets: Sequence[Target], length: int) -> list[Stored]:
+        """Return for each target the function from a range's first element to the bytes to write."""
+        nodes = [target.tensor.node for target in targets]
+        dtypes = {compute_dtype(node) for node in nodes}
+        if len(dtypes) > 1 or any(map(is_copy, targets)) or not compilable(work, *nodes):
+            return [self._ranged(work, target, length, first=target is targets[0]) for target in targets]
+        program = Program(work, nodes, length, self.held, dtypes.pop())
+        return [
+            self._encoded(work, target.tensor, program.root(target.tensor.node), length) for target in targets
+        ]
+
+    def _encoded(
+        self, work: Evaluator, tensor: OutputTensor, value: Callable[[int], torch.Tensor], length: int
+    ) -> Stored:
+        spec = tensor.spec
+        out = work.arena.staging(nbytes(length, spec.dtype))
+        return lambda at: work.encoded(value(at), spec, at, out)
+
+    def _ranged(self, work: Evaluator, target: Target, length: int, *, first: bool) -> Stored:
+        """Return the function for a target that is not compiled; the first of a span's begins each range."""
         node, spec = target.tensor.node, target.tensor.spec
-        if is_copy(target):
-            source, skipped = below_rows(node)
-            assert isinstance(source, Source)  # Agree stands for integers, and those nobody computes with
-            return work.raw(source, start + skipped, stop + skipped)
-        value = work.root(node, start, stop, self.held, dtype)
-        return work.encoded(value, spec, start)
+        dtype, copied = compute_dtype(node), is_copy(target)
+        source, skipped = below_rows(node)
+
+        def store(at: int) -> memoryview:
+            if first:
+                work.begin()
+            if copied:
+                assert isinstance(source, Source)  # Agree stands for integers, and those nobody computes with
+                return work.raw(source, at + skipped, at + length + skipped)
+            value = work.root(node, at, at + length, self.held, dtype)
+            return work.encoded(value, spec, at, work.arena.staging(nbytes(length, spec.dtype)))
+
+        return store
 
     def _copies(self, targets: Sequence[Target]) -> list[Unit]:
         """Return units that copy a piece each to all targets; they are copies of the same bytes."""

@@ -16,8 +16,9 @@ import torch
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.evaluate import Evaluator, Held, compute_dtype, draw_key
+from surgery.execute.program import Program, compilable
 from surgery.ops import BLOCK, SAMPLE_RUN, SAMPLE_RUNS, Reduce, Scan, Split
-from surgery.plan.nodes import Apply, GroupCall, Member, Node, sources, walk
+from surgery.plan.nodes import Apply, GroupCall, Member, Node, inputs_of, sources, walk
 from surgery.schedule.jobs import GATHER_SPAN
 from surgery.tensors import nbytes
 
@@ -73,9 +74,15 @@ def _gathered(
     """Fold what the blocks of one span contribute."""
     total: Any = None
     prefetch(node, stop, GATHER_SPAN)
+    see: Callable[[int], EngineChunk] | None = None
+    compiled, length = compilable(work, *inputs_of(node)), -1
     for at in range(start, stop, BLOCK):
-        work.begin()
-        x = work.chunk(node, at, min(at + BLOCK, stop), held, dtype)
+        end = min(at + BLOCK, stop)
+        if not compiled or end - at != length:
+            length = end - at
+            work.begin()
+            see = Program(work, inputs_of(node), length, held, dtype).chunk(node) if compiled else None
+        x = see(at) if see else work.chunk(node, at, end, held, dtype)
         part = _gather(work, node, x, found)
         total = part if at == start else attempt(node, node.op.implementation.fold, total, part)
         work.place.finish()

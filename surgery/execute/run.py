@@ -42,20 +42,21 @@ def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None =
         options = _for_accelerator(options, here)
     schedule = order(plan, options)
     sinks = _sinks(plan, schedule.layouts)
-    with one_thread_a_worker(), _terminate_as_interrupt():
+    with one_thread_a_worker(), _one_interrupt():
         try:
             kept = _open(sinks, here, resume=options.resume)
             work = _Run(schedule, sinks, here, host)
             work.go(listener)
             written = _publish(plan, sinks, here, options, work.entries)
+            total_read, total_written = work.totals()
         finally:
             for sink in sinks:
                 sink.close()
     report = Report(
         outputs=written,
         seconds=time.monotonic() - started,
-        bytes_read=sum(evaluator.bytes_read for evaluator in work.evaluators),
-        bytes_written=work.meter.done,
+        bytes_read=total_read,
+        bytes_written=total_written,
         peak_rss=peak_rss(),
         workers=schedule.workers,
         device=here.device.type,
@@ -93,21 +94,29 @@ class _Run:
 
     def go(self, listener: Listener | None) -> None:
         """Gather for whole models, then run this process's jobs."""
-        ticking = threading.Event()
-        ticker = threading.Thread(target=self._tick, args=(listener, ticking), daemon=True)
-        ticker.start()
+        stop, stopped = threading.Event(), threading.Event()
+        threading.Thread(target=self._tick, args=(listener, stop, stopped), daemon=True).start()
         try:
             crew = Crew(self.evaluators, self.schedule.room)
             found: dict[int, Any] = {}
             gather_models(found, scopes_of(self.todo), crew, self.here)
             self._jobs(crew, found)
         finally:
-            ticking.set()
-            ticker.join()
+            stop.set()
+            stopped.wait()
 
-    def _tick(self, listener: Listener | None, stop: threading.Event) -> None:
-        while listener is not None and not stop.wait(0.1):
-            listener(self.meter.progress())
+    def totals(self) -> tuple[int, int]:
+        """Return the bytes that all processes have read and written."""
+        mine = sum(evaluator.bytes_read for evaluator in self.evaluators), self.meter.done
+        everyone: list[Any] = self.here.gather(mine)
+        return sum(read for read, _ in everyone), sum(written for _, written in everyone)
+
+    def _tick(self, listener: Listener | None, stop: threading.Event, stopped: threading.Event) -> None:
+        try:
+            while listener is not None and not stop.wait(0.1):
+                listener(self.meter.progress())
+        finally:
+            stopped.set()
 
     def _jobs(self, crew: Crew, found: dict[int, Any]) -> None:
         syncer = Syncer(self._committed)
@@ -188,17 +197,22 @@ def _publish(
 
 
 @contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C: journal what is finished, then stop."""
+def _one_interrupt() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, and only the first of them: what is finished is journaled before the run stops."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    told = False
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal told
+        if not told:
+            told = True
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -84,6 +84,9 @@ class Stretch:
         return self._complete
 
     def _end_piece(self) -> None:
+        self._writing.sink.writer.flush_soon(
+            self._writing.spec.name, self._at - self._in_piece, self._in_piece
+        )
         index = max(self._at - 1, 0) // PIECE
         self._complete = self._writing.piece(index, self._hasher.digest())
         self._hasher.reset()

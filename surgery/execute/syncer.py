@@ -21,8 +21,8 @@ class Syncer:
         self._committed = committed
         self._queue: queue.SimpleQueue[Writing | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="syncer", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="syncer", daemon=True).start()
 
     def done(self, writing: Writing) -> None:
         """Hand over a tensor whose bytes have all been written."""
@@ -33,11 +33,21 @@ class Syncer:
     def close(self) -> None:
         """Commit what is left and stop. Raises what a commit raised."""
         self._queue.put(None)
-        self._thread.join()
+        try:
+            self._ended.wait()  # not `join`, see Crew.run
+        except KeyboardInterrupt:
+            self._ended.wait()
+            raise
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
+        try:
+            self._collect()
+        finally:
+            self._ended.set()
+
+    def _collect(self) -> None:
         waiting: list[Writing] = []
         size = 0
         since = time.monotonic()

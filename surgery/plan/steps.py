@@ -156,8 +156,9 @@ class _Tensors:
         if not lack:
             return have
         if work.step.missing == "skip" and self.split is Split.MODEL:
-            what = f"tensor {name} is missing in {', '.join(f'`{m}`' for m in lack)}, `scope: model` needs it everywhere"
-            work.problems.add_tensor(work.path, f"missing {lack}", f"{what}; set `missing: base`", name)
+            where = ", ".join(f"`{model}`" for model in lack)
+            what = f"tensor {name} is missing in {where}, `scope: model` needs it everywhere; set `missing: base`"
+            work.problems.add_tensor(work.path, f"missing {lack}", what, name)
             return None
         if work.step.missing == "skip" and (work.base is None or have[0].index == BASE):
             if have[-1].index != BASE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surgery.ops import BLOCK
+from surgery.ops import BLOCK, SAMPLE_RUN, SAMPLE_RUNS
 
 GATHER_SPAN = 32 * BLOCK
 
@@ -113,15 +113,15 @@ def test_reduce_gathers_twice(shop):
 
 
 def sample(x: torch.Tensor) -> torch.Tensor:
-    """Return 64 runs of 1024, each somewhere else in its share of the tensor; all of a small tensor."""
-    share = x.numel() // 64
-    if share <= 1024:
+    """Return runs of neighbours, each somewhere else in its share of the tensor; all of a small tensor."""
+    share = x.numel() // SAMPLE_RUNS
+    if share <= SAMPLE_RUN:
         return x
-    starts = [j * share + j * 0x9E3779B1 % (share - 1024) for j in range(64)]
-    return torch.cat([x[start : start + 1024] for start in starts])
+    starts = [j * share + j * 0x9E3779B1 % (share - SAMPLE_RUN) for j in range(SAMPLE_RUNS)]
+    return torch.cat([x[start : start + SAMPLE_RUN] for start in starts])
 
 
-@pytest.mark.parametrize("numel", [100, 1 << 16, (1 << 16) + 64, BIG])
+@pytest.mark.parametrize("numel", [100, SAMPLE_RUNS * SAMPLE_RUN, SAMPLE_RUNS * (SAMPLE_RUN + 1), BIG])
 def test_reduce_samples_runs_spread_over_the_tensor(shop, numel):
     a = shop.save("a", {"w": torch.randn(numel)})["w"]
     largest = float(sample(a).max())

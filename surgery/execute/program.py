@@ -1,0 +1,137 @@
+"""Nodes compiled for consecutive ranges of one length: buffers and functions are bound once, not for every chunk.
+
+A chunk costs a few dozen microseconds of arithmetic in each of a dozen calls into torch. Whatever Python does between
+them holds the interpreter's lock, and a worker that waits for the lock sleeps: with looking buffers up chunk by chunk
+two workers were no faster than one (measured). Nodes that need rows or accelerator streams are not compiled; the
+evaluator computes them range by range.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+
+from surgery.execute.chunk import EngineChunk
+from surgery.execute.evaluate import Evaluator, Held, below_rows, draw_key
+from surgery.ops import Split
+from surgery.plan.nodes import Apply, Member, Node, Rows, Source, inputs_of, walk
+from surgery.tensors import DTYPES
+
+Compiled = Callable[[int], torch.Tensor]
+
+
+def compilable(work: Evaluator, *roots: Node) -> bool:
+    """Return whether programs can be made of these nodes."""
+    if work.place.stream is not None:
+        return False
+    nodes = list(walk(*roots))
+    return not any(
+        isinstance(n, Member) or (isinstance(n, Apply) and n.split in _HELD) for n in nodes
+    ) and all(isinstance(below_rows(n)[0], Source) for n in nodes if isinstance(n, Rows))
+
+
+_HELD = (Split.ROW, Split.TENSOR)
+
+
+class Program:
+    """Values of nodes on ranges of `length` elements. What a call returns is overwritten by the next range."""
+
+    def __init__(
+        self, work: Evaluator, roots: Sequence[Node], length: int, held: Held, dtype: torch.dtype
+    ) -> None:
+        self._work, self._length, self._held, self._dtype = work, length, held, dtype
+        self._uses = Counter(id(child) for node in walk(*roots) for child in inputs_of(node))
+        self._uses.update(id(root) for root in roots)
+        self._made: dict[int, Compiled] = {}
+
+    def root(self, node: Node) -> Compiled:
+        """Return the function from a range's first element to values that are to be written."""
+        value = self._compile(node)
+        source, _ = below_rows(node)
+        if not isinstance(source, Source) or self._work.policy != "error":
+            return value
+        work = self._work
+
+        def checked(start: int) -> torch.Tensor:
+            return work.finite(source, value(start))
+
+        return checked
+
+    def chunk(self, node: Apply) -> Callable[[int], EngineChunk]:
+        """Return the function from a range's first element to what a node's op sees of it."""
+        inputs = [self._compile(child) for child in inputs_of(node)]
+        x: EngineChunk | None = None
+        work, based = self._work, node.base is not None
+
+        def see(start: int) -> EngineChunk:
+            nonlocal x
+            values = [self._rounded(load(start)) for load in inputs]
+            if x is None:
+                models, base = (values[1:], values[0]) if based else (values, None)
+                x = EngineChunk(work.signature(node), models, base, start, work.arena, draw_key(node))
+            else:
+                x.move(start, values)
+            return x
+
+        return see
+
+    def _rounded(self, value: torch.Tensor) -> torch.Tensor:
+        """Return a value as ops see it: float64 that another op chose to return is rounded."""
+        return value if value.dtype is self._dtype else value.to(self._dtype)
+
+    def _compile(self, node: Node) -> Compiled:
+        made = self._made.get(id(node))
+        if made is None:
+            source, skipped = below_rows(node)
+            if isinstance(source, Source):
+                made = self._source(source, skipped)
+            else:
+                assert isinstance(node, Apply)
+                made = self._apply(node)
+            if self._uses[id(node)] > 1:
+                made = _once(made)
+            self._made[id(node)] = made
+        return made
+
+    def _source(self, node: Source, skipped: int) -> Compiled:
+        work, name, tag = self._work, node.spec.name, node.spec.dtype
+        item = DTYPES[tag].bits // 8
+        staging = work.arena.staging(self._length * item)
+        work.arena.give_back_staging()  # bytes are decoded at once: all inputs share what the cache holds
+        out = work.arena.take(self._length, self._dtype)
+        read, memory, typed = node.checkpoint.read_into, staging.memory, staging.typed(tag)
+        size = len(memory)
+        zero = work.policy == "zero"
+
+        def load(start: int) -> torch.Tensor:
+            read(name, (start + skipped) * item, memory)
+            work.bytes_read += size
+            out.copy_(typed)
+            return torch.nan_to_num_(out, nan=0.0, posinf=0.0, neginf=0.0) if zero else out
+
+        return load
+
+    def _apply(self, node: Apply) -> Compiled:
+        see = self.chunk(node)
+        work, params = self._work, node.params
+        function = node.op.implementation
+        if node.split in (Split.REDUCE, Split.MODEL):
+            found = self._held.found[id(node.scope) if node.scope is not None else id(node)]
+            apply = function.apply
+            return lambda start: work.range(node, x := see(start), apply, (x, params, found))
+        return lambda start: work.range(node, x := see(start), function, (x, params))
+
+
+def _once(made: Compiled) -> Compiled:
+    """Compute a node that several others read once for each range."""
+    at, value = -1, None
+
+    def once(start: int) -> torch.Tensor:
+        nonlocal at, value
+        if at != start or value is None:
+            at, value = start, made(start)
+        return value
+
+    return once
