@@ -86,3 +86,9 @@ def shop(tmp_path: Path) -> Iterator[Workshop]:
 @pytest.fixture(scope="session")
 def toys() -> Path:
     return TOYS
+
+
+@pytest.fixture(scope="session")
+def workshop() -> type[Workshop]:
+    """For tests that share what is costly to make."""
+    return Workshop

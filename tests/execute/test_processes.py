@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -64,13 +65,24 @@ STEPS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def two(shop):
+SLOW = {"slow": {"op": "toy.slow", "model": "gram", "control": "control"}}
+OUTPUTS = {
+    "x": {"model": "gram", "to": "./pair-x", "shard_size": 500_000},
+    "y": {"model": "noisy", "to": "./pair-y", "dtype": "bfloat16"},
+}
+
+
+def save_models(shop) -> None:
     for seed, name in enumerate("ab"):
         generator = torch.Generator().manual_seed(seed)
         shapes = {f"layers.{layer}.{part}": (50 + 7 * layer, 300) for layer in range(4) for part in "qk"}
         tensors = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
         shop.save(name, tensors | {"ids": torch.arange(7), "big": torch.randn(400_000, generator=generator)})
+
+
+@pytest.fixture
+def two(shop):
+    save_models(shop)
     return shop
 
 
@@ -89,66 +101,72 @@ def launch(shop, toys, *documents: dict[str, Any]) -> list[dict[int, dict[str, A
 ENDED = "ResourceError: process {rank}: another process of this run has ended; see its message, then run again"
 
 
-def test_two_processes_write_what_one_writes(two, toys):
-    outputs = {
-        "x": {"model": "gram", "to": "./pair-x", "shard_size": 500_000},
-        "y": {"model": "noisy", "to": "./pair-y", "dtype": "bfloat16"},
-    }
+@pytest.fixture(scope="module")
+def pair(workshop, tmp_path_factory, toys):
+    """A folder in which two processes have run four recipes, and what they said of each."""
+    shop = workshop(tmp_path_factory.mktemp("pair"))
+    save_models(shop)
     bad = {"bad": {"op": "toy.bad", "model": "gram", "how": "raise", "where": "layers.3.k"}}
-    control = two.folder / "control"
-    control.write_text("0.02 5 SIGTERM")
-    slow = {"slow": {"op": "toy.slow", "model": "gram", "control": str(control)}}
-    locked = two.recipe({"m": {"op": "toy.slow", "model": "a"}}, to="locked")
-    (two.folder / "locked.partial" / ".surgery").mkdir(parents=True)
-    lock = os.open(two.folder / "locked.partial" / ".surgery" / "lock", os.O_CREAT | os.O_RDWR)
-    import fcntl
+    shop.control = shop.folder / "control"
+    shop.control.write_text("0.02 5 SIGTERM")
+    work = shop.folder / "locked.partial" / ".surgery"
+    work.mkdir(parents=True)
+    with open(work / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        documents = [
+            shop.document(STEPS, outputs=OUTPUTS),
+            shop.document(STEPS | bad, to="failed"),
+            shop.document(STEPS, to="locked"),
+            shop.document(STEPS | SLOW, to="stopped"),
+        ]
+        shop.written, shop.failed, shop.locked, shop.stopped = launch(shop, toys, *documents)
+    return shop
 
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    written, failed, shut, stopped = launch(
-        two,
-        toys,
-        two.document(STEPS, outputs=outputs),
-        two.document(STEPS | bad, to="failed"),
-        two.document(STEPS, to="locked"),
-        two.document(STEPS | slow, to="stopped"),
-    )
-    os.close(lock)
-    assert locked.recipe.output is not None
 
-    # the bytes of one process, and each process has done its share
-    alone = {name: output | {"to": output["to"].replace("pair", "one")} for name, output in outputs.items()}
-    two.recipe(STEPS, outputs=alone).run(ONE)
-    assert all("error" not in said for said in written.values()), written
-    assert [said["outputs"] for _, said in sorted(written.items())] == [2, 0]
-    assert all(said["wrote"] > 0 for said in written.values())
-    for name in "xy":
-        assert two.data(f"pair-{name}") == two.data(f"one-{name}")
-        manifests = [(two.folder / f"{kind}-{name}" / "surgery.json").read_text() for kind in ("pair", "one")]
+def test_two_processes_write_what_one_writes(pair):
+    alone = {name: output | {"to": output["to"].replace("pair", "one")} for name, output in OUTPUTS.items()}
+    pair.recipe(STEPS, outputs=alone).run(ONE)
+    assert len(pair.data("pair-x")) > 1
+    for name in OUTPUTS:
+        assert pair.data(f"pair-{name}") == pair.data(f"one-{name}")
+        manifests = [(pair.folder / f"{kind}-{name}" / "surgery.json").read_text() for kind in ("pair", "one")]
         assert manifests[0] == manifests[1]
-    assert len(two.data("pair-x")) > 1
 
-    # an error in one process ends the other, and what both have finished is kept
-    errors = {rank: said["error"] for rank, said in failed.items()}
-    blamed = [rank for rank, error in errors.items() if error.startswith("OpError: step bad: `toy.bad` failed on ")]
+
+def test_each_process_does_its_share_and_the_first_publishes(pair):
+    assert [pair.written[rank]["outputs"] for rank in (0, 1)] == [2, 0]
+    shares = [pair.written[rank]["wrote"] for rank in (0, 1)]
+    assert all(shares)
+    assert sum(shares) == sum(t.nbytes for name in OUTPUTS for t in pair.read(f"pair-{name}").values())
+
+
+def test_an_error_in_one_process_ends_the_other_and_keeps_what_is_finished(pair):
+    errors = {rank: said["error"] for rank, said in pair.failed.items()}
+    blamed = [rank for rank in errors if errors[rank].startswith("OpError: step bad: `toy.bad` failed on ")]
     assert len(blamed) == 1
     assert errors[1 - blamed[0]] == ENDED.format(rank=1 - blamed[0])
-    assert not (two.folder / "failed").exists()
-    two.run(STEPS, ONE, to="failed")
-    assert two.report.resumed > 0
+    assert not (pair.folder / "failed").exists()
+    pair.run(STEPS, ONE, to="failed")
+    assert pair.report.resumed > 0
 
-    # another run is writing: nobody writes
-    partial = two.folder / "locked.partial"
-    busy = f"ResourceError: {partial}: another run is writing here; wait for it, or write somewhere else"
-    assert {rank: said["error"] for rank, said in shut.items()} == {0: busy, 1: ENDED.format(rank=1)}
 
-    # both were stopped; one process goes on from both journals
-    assert not (two.folder / "stopped").exists()
-    assert any("KeyboardInterrupt" in said.get("error", "") for said in stopped.values()), stopped
-    control.write_text("0 0 SIGTERM")
-    two.run(STEPS | slow, ONE, to="stopped")
-    assert two.report.resumed > 0
-    two.run(STEPS | slow, ONE, to="straight")
-    assert two.data("stopped") == two.data("straight")
+def test_while_another_run_writes_no_process_does(pair):
+    busy = "ResourceError: locked.partial: another run is writing here; wait for it, or write somewhere else"
+    assert {rank: said["error"] for rank, said in pair.locked.items()} == {0: busy, 1: ENDED.format(rank=1)}
+    assert [path.name for path in (pair.folder / "locked.partial").iterdir()] == [".surgery"]
+
+
+def test_one_process_goes_on_from_what_two_have_journaled(pair, monkeypatch):
+    assert not (pair.folder / "stopped").exists()
+    assert any("KeyboardInterrupt" in said.get("error", "") for said in pair.stopped.values()), pair.stopped
+    journals = (pair.folder / "stopped.partial" / ".surgery").glob("journal-*.jsonl")
+    journaled = {line for file in journals for line in file.read_text().splitlines()[1:]}
+    monkeypatch.chdir(pair.folder)
+    pair.control.write_text("0 0 SIGTERM")
+    pair.run(STEPS | SLOW, ONE, to="stopped")
+    assert pair.report.resumed == len(journaled) > 0
+    pair.run(STEPS | SLOW, ONE, to="straight")
+    assert pair.data("stopped") == pair.data("straight")
 
 
 def test_accelerate_launch_writes_what_one_process_writes(two, toys):

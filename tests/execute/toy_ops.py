@@ -83,7 +83,7 @@ def row_max(x: Any, p: Any) -> torch.Tensor:
 def row_index(x: Any, p: Any) -> torch.Tensor:
     """Add the first element of the base's row, and the row's index in the tensor."""
     rows, row = x.models[0].shape
-    index = x.start // row + torch.arange(rows, dtype=x.models[0].dtype)
+    index = x.start // row + torch.arange(rows, dtype=x.models[0].dtype, device=x.models[0].device)
     return x.models[0] + x.base[:, :1] + index[:, None]
 
 
@@ -157,7 +157,7 @@ def gram(x: Any, p: Any) -> torch.Tensor:
 def solve(x: Any, p: Any) -> torch.Tensor:
     """Combine whole tensors of two models and a base, in float64 to the end."""
     first, second, base = x.models[0].double(), x.models[1].double(), x.base.double()
-    return base + (first - base) @ torch.ones(base.shape[1], base.shape[1], dtype=torch.float64) - second / 3
+    return base + (first - base) @ base.new_ones(base.shape[1], base.shape[1]) - second / 3
 
 
 def _flipped(signature: Any, p: Any) -> TensorSpec:
