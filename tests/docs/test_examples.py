@@ -1,9 +1,9 @@
 """The documentation's code blocks, run in order, page by page.
 
-    ```yaml file=NAME      written to NAME
-    ```python file=NAME    written to NAME
-    ```python              run, in one namespace a page
-    ```console             lines beginning with `$` are run and must succeed, or fail with 2 if they end in `# fails`
+```yaml file=NAME      written to NAME
+```python file=NAME    written to NAME
+```python              run, in one namespace a page
+```console             lines beginning with `$` are run and must succeed, or fail with 2 if they end in `# fails`
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def test_every_block_of_a_page_runs(page, zoo, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_runs(recipe, tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "recipes" / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("*.py", "heldout"))
+    shutil.copytree(
+        ROOT / "recipes" / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("*.py", "heldout")
+    )
     shutil.copy(recipe, tmp_path)
     monkeypatch.chdir(tmp_path)
     command(f"surgery run {recipe.name}")

@@ -90,8 +90,7 @@ def test_errors_are_those_of_the_cpu(shop):
 
 def test_a_resumed_run_keeps_what_the_cpu_has_written(two):
     steps = {"m": {"op": "toy.scale", "model": "a", "factor": 2}}
-    bad = steps | {"n": {"op": "toy.bad", "model": "m", "how": "raise", "where": "ids"}}
-    bad["n"]["where"] = "big"
+    bad = steps | {"n": {"op": "toy.bad", "model": "m", "how": "raise", "where": "big"}}
     with pytest.raises(OpError):
         two.run(bad, RunOptions(device="cpu", threads=1))
     two.run(steps, RunOptions(device="cuda"))

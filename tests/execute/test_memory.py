@@ -142,7 +142,11 @@ def test_jobs_in_flight_together_hold_no_more_than_there_is_room_for(shop):
 
 def test_old_pickles_count_with_their_whole_files(shop):
     (shop.folder / "old").mkdir()
-    torch.save({"w": torch.randn(1000)}, shop.folder / "old" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    torch.save(
+        {"w": torch.randn(1000)},
+        shop.folder / "old" / "pytorch_model.bin",
+        _use_new_zipfile_serialization=False,
+    )
     save_file({"w": torch.randn(1000)}, shop.folder / "new.safetensors")
     shop.models = {"old": "./old", "new": "./new.safetensors"}
     size = os.path.getsize(shop.folder / "old" / "pytorch_model.bin")

@@ -14,7 +14,12 @@ from surgery.checkpoint.memory import MemoryCheckpoint, register_memory
 from surgery.ops import BLOCK
 
 SCALE = {"m": {"op": "toy.scale", "model": "a", "factor": 1.7}}
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 
 def refused(shop, steps, **top) -> str:
@@ -158,7 +163,9 @@ def test_rows_of_integers_that_differ_elsewhere_are_copied(shop):
     steps = {**LINEAR, "c": {"op": "toy.cut", "model": "m", "rows": [1, 3]}}
     assert torch.equal(shop.run(steps)["ids"], a["ids"][1:])
     steps["c"]["rows"] = [0, 2]
-    assert refused(shop, steps, to="other").startswith("step m: ids is I64 and differs between `./a` and `./b`")
+    assert refused(shop, steps, to="other").startswith(
+        "step m: ids is I64 and differs between `./a` and `./b`"
+    )
 
 
 def nan_at(numel: int, *places: int, value: float = float("nan")) -> torch.Tensor:

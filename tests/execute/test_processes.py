@@ -98,7 +98,9 @@ def launch(shop, toys, *documents: dict[str, Any]) -> list[dict[int, dict[str, A
     return [{one["rank"]: one for one in said[i : i + 2]} for i in range(0, len(said), 2)]
 
 
-ENDED = "ResourceError: process {rank}: another process of this run has ended; see its message, then run again"
+ENDED = (
+    "ResourceError: process {rank}: another process of this run has ended; see its message, then run again"
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,9 @@ def test_two_processes_write_what_one_writes(pair):
     assert len(pair.data("pair-x")) > 1
     for name in OUTPUTS:
         assert pair.data(f"pair-{name}") == pair.data(f"one-{name}")
-        manifests = [(pair.folder / f"{kind}-{name}" / "surgery.json").read_text() for kind in ("pair", "one")]
+        manifests = [
+            (pair.folder / f"{kind}-{name}" / "surgery.json").read_text() for kind in ("pair", "one")
+        ]
         assert manifests[0] == manifests[1]
 
 
@@ -173,7 +177,16 @@ def test_accelerate_launch_writes_what_one_process_writes(two, toys):
     recipe = two.write(STEPS)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--main_process_port", str(free_port()), "-m", "surgery", "run", str(recipe), "--plugin", str(toys)]
+    command += [
+        "--main_process_port",
+        str(free_port()),
+        "-m",
+        "surgery",
+        "run",
+        str(recipe),
+        "--plugin",
+        str(toys),
+    ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command, cwd=two.folder, env=environment, capture_output=True, text=True, timeout=100, check=False

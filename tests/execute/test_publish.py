@@ -41,7 +41,10 @@ def test_nothing_is_at_the_outputs_place_before_the_end(one):
 
 def test_no_working_file_is_left_in_a_finished_output(one):
     one.run(SCALE)
-    assert sorted(path.name for path in (one.folder / "out").iterdir()) == ["model.safetensors", "surgery.json"]
+    assert sorted(path.name for path in (one.folder / "out").iterdir()) == [
+        "model.safetensors",
+        "surgery.json",
+    ]
 
 
 def test_an_output_that_is_there_is_not_replaced_unasked(one):

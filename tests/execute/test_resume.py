@@ -115,7 +115,9 @@ def test_what_is_kept_is_not_computed_again(stopped):
 
 def test_a_finished_run_that_was_not_published_is_only_published(slowly, monkeypatch):
     slowly.say()
-    monkeypatch.setattr("surgery.execute.run.publish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "surgery.execute.run.publish", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         slowly.run()
     monkeypatch.undo()

@@ -103,7 +103,10 @@ def test_several_outputs_read_their_inputs_once(two):
 
 
 def test_outputs_that_copy_the_same_bytes_read_them_once(two):
-    steps = {"x": {"op": "toy.scale", "model": "a", "where": "w"}, "y": {"op": "toy.scale", "model": "a", "where": "w"}}
+    steps = {
+        "x": {"op": "toy.scale", "model": "a", "where": "w"},
+        "y": {"op": "toy.scale", "model": "a", "where": "w"},
+    }
     both = {"x": {"model": "a", "to": "./out-x"}, "y": {"model": "a", "to": "./out-y"}}
     assert reads(two, {}, outputs=both) == SIZE + 80
     assert reads(two, steps, outputs=outputs("x", "y")) == SIZE + 80
@@ -144,7 +147,10 @@ def test_an_output_is_described_beside_its_weights(two):
     assert manifest["steps"] == {"m": {"op": "toy.scale", "version": 1}}
     assert manifest["files"]["tokenizer.json"] == xxhash.xxh3_128_hexdigest(b"{}")
     piece = xxhash.xxh3_128_digest(two.read()["ids"].numpy().tobytes())
-    assert manifest["tensors"]["ids"] == {"file": "model.safetensors", "xxh3": xxhash.xxh3_128_hexdigest(piece)}
+    assert manifest["tensors"]["ids"] == {
+        "file": "model.safetensors",
+        "xxh3": xxhash.xxh3_128_hexdigest(piece),
+    }
     assert str(two.folder) not in (folder / "surgery.json").read_text()
 
 

@@ -213,9 +213,7 @@ def test_tensor_takes_several_models_and_a_base(shop):
 
 def test_tensor_may_change_the_shape_and_return_a_view(shop):
     a = shop.save("a", {"w": torch.randn(6, 5)})["w"]
-    made = shop.run(
-        {"x": {"op": "toy.transpose", "model": "a"}, "y": {"op": "toy.row_max", "model": "x"}}
-    )
+    made = shop.run({"x": {"op": "toy.transpose", "model": "a"}, "y": {"op": "toy.row_max", "model": "x"}})
     assert equal(made["w"], (a.T / a.T.abs().amax(1, keepdim=True)).contiguous())
 
 
@@ -363,7 +361,9 @@ def test_draws_depend_on_the_element_alone(shop):
     assert a["w"].count_nonzero() == 0
 
 
-@pytest.mark.parametrize("op", ["toy.scale", "toy.row_max", "toy.norm", "toy.standard", "toy.gram", "toy.sampled"])
+@pytest.mark.parametrize(
+    "op", ["toy.scale", "toy.row_max", "toy.norm", "toy.standard", "toy.gram", "toy.sampled"]
+)
 def test_a_tensor_without_elements_is_written_without_asking_the_op(shop, op):
     a = shop.save("a", {"w": torch.ones(2, 3), "empty": torch.zeros(0, 3)})
     key = {"models": ["a"]} if op == "toy.standard" else {"model": "a"}

@@ -85,7 +85,10 @@ def test_an_inner_model_op_that_is_known_serves_an_outer_one(shop):
 
 def test_the_first_of_several_outputs_is_given(shop):
     a = shop.save("a", {"w": torch.randn(4)})
-    both = {"x": {"op": "toy.scale", "model": "a", "factor": 2}, "y": {"op": "toy.scale", "model": "a", "factor": 3}}
+    both = {
+        "x": {"op": "toy.scale", "model": "a", "factor": 2},
+        "y": {"op": "toy.scale", "model": "a", "factor": 3},
+    }
     outputs = {name: {"model": name} for name in both}
     assert torch.equal(surgery.state_dict(shop.recipe(both, outputs=outputs))["w"], a["w"] * 2)
 
