@@ -9,9 +9,10 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from surgery.architecture import Architecture
     from surgery.checkpoint.base import Format, Scheme
     from surgery.execute.report import JobDone, Report
-    from surgery.ops import Architecture, Op
+    from surgery.ops import Op
     from surgery.plan.model import Plan
 
 GROUP = "surgery"

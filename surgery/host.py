@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pluggy
 
 from surgery import hookspecs
+from surgery.architecture import Architecture
 from surgery.errors import PluginError, did_you_mean
-from surgery.ops import Architecture, Op
+from surgery.ops import Op
 
 if TYPE_CHECKING:
     from types import ModuleType

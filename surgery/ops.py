@@ -24,7 +24,7 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
@@ -392,18 +392,3 @@ def _collect(module: Any, found: dict[str, Op]) -> None:
     for value in vars(module).values():
         if isinstance(value, Op) and value.module == module.__name__:
             found[value.name] = value
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """What a family of models calls its tensors: annotation only, never a list of what may exist.
-
-    `role_of` maps a tensor's name to its role; `rename_layer` gives a tensor another layer index.
-    """
-
-    name: str
-    model_types: frozenset[str]
-    role_of: Callable[[str], Role] = field(repr=False)
-    rename_layer: Callable[[str, int], str] = field(repr=False)
-    # alias -> tensor that it shares its values with when config.json says `tie_word_embeddings`
-    tied: Mapping[str, str] = field(default_factory=dict)

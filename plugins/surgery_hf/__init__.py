@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from surgery import hookimpl
-from surgery.ops import Architecture
+from surgery.architecture import Architecture
 
 
 @hookimpl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from surgery.ops import Architecture
+from surgery.architecture import Architecture
 from surgery_hf.roles import scheme
 
 _DECODERS: Final = """

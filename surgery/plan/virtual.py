@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from surgery.architecture import Architecture
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Architecture, Space
+from surgery.ops import Space
 from surgery.plan.nodes import Node, Source
 from surgery.tensors import Role, TensorInfo, TensorSpec, depth_of
 

@@ -17,7 +17,7 @@ from surgery.tensors import nbytes
 # Elements of a gather that one worker folds before its total joins the others': part of the numbers, like BLOCK.
 GATHER_SPAN = 32 * BLOCK
 # Elements computed at a time: small enough for the caches, large enough to hide what a call into torch costs.
-CHUNK = BLOCK
+CHUNK = 2 * BLOCK
 # Chunks begin at multiples of this many elements: torch computes what is left over after the last full vector by
 # other instructions, and then only the end of a tensor is left over, whatever the chunk size.
 ALIGNED = 64

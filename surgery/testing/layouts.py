@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from surgery.architecture import Architecture
 from surgery.errors import PlanError
-from surgery.ops import Architecture, Layout, ModelView, Op, Split
+from surgery.ops import Layout, ModelView, Op, Split
 from surgery.tensors import TensorInfo, TensorSpec, depth_of
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from surgery.architecture import Architecture
 from surgery.errors import OpError, PluginError
 from surgery.math.convert import encode, torch_dtype
-from surgery.ops import BASE, BLOCK, Architecture, Group, Op, Params, Reduce, Scan, Signature, Split
+from surgery.ops import BASE, BLOCK, Group, Op, Params, Reduce, Scan, Signature, Split
 from surgery.scalars import BySelector, Ramp, resolve
 from surgery.tensors import Role, TensorInfo, TensorSpec, tag_of
 from surgery.testing.chunk import MemoryChunk, cut, reshaped, sample, whole_shape

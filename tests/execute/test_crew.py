@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -131,9 +132,9 @@ def test_units_in_flight_end_before_an_error_is_raised():
 
     def fail(work: Evaluator) -> None:
         begun.wait(10)
-        raise ValueError
+        raise ValueError("late")
 
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match="late"):
         crew(2).run([job(0, [slow]), job(0, [fail])])
     assert ended.is_set()
 
@@ -155,9 +156,9 @@ def test_workers_use_one_thread_of_torch_each():
 def test_the_number_of_torch_threads_comes_back_after_an_error():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    with pytest.raises(ValueError, match="inside"), one_thread_a_worker():
+    with suppress(ValueError), one_thread_a_worker():
         assert torch.get_num_threads() == 1
-        raise ValueError("inside")
+        raise ValueError
     assert torch.get_num_threads() == 3
     torch.set_num_threads(before)
 

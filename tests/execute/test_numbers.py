@@ -174,7 +174,8 @@ def nan_at(numel: int, *places: int, value: float = float("nan")) -> torch.Tenso
     return x
 
 
-TEXT = "{file}: w holds {count} NaN or Inf, first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
+MEND = "mend the file or set `on_nonfinite: zero` or `keep`"
+TEXT = "{file}: w holds {count} NaN or Inf, first at element {first}; " + MEND
 
 
 @pytest.mark.parametrize("op", ["scale", "positive", "norm", "standard", "sampled", "row_max", "largest"])

@@ -34,7 +34,7 @@ for case in map(json.loads, cases):
                            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(case["port"])}
             said = {"rank": rank}
             try:
-                plan = surgery.loads(case["recipe"], folder=".", plugins=[toys]).resolve()
+                plan = surgery.loads(case["recipe"], folder=".", plugins=[toys, "noting.py"]).resolve()
                 report = plan.run(surgery.RunOptions(device="cpu", threads=1, chunk=case["chunk"]))
                 said |= {"outputs": len(report.outputs), "resumed": report.resumed, "wrote": report.bytes_written}
             except (surgery.SurgeryError, KeyboardInterrupt) as error:
@@ -46,6 +46,18 @@ for case in map(json.loads, cases):
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
+"""
+
+
+# A plugin that notes which process has written which tensor.
+NOTING = """
+import os
+from surgery import hookimpl
+
+@hookimpl
+def surgery_job_done(job):
+    with open(f"done-{os.environ['RANK']}", "a") as notes:
+        print(job.output, job.tensor, file=notes)
 """
 
 
@@ -109,6 +121,7 @@ def pair(workshop, tmp_path_factory, toys):
     shop = workshop(tmp_path_factory.mktemp("pair"))
     save_models(shop)
     bad = {"bad": {"op": "toy.bad", "model": "gram", "how": "raise", "where": "layers.3.k"}}
+    (shop.folder / "noting.py").write_text(NOTING)
     shop.control = shop.folder / "control"
     shop.control.write_text("0.02 5 SIGTERM")
     work = shop.folder / "locked.partial" / ".surgery"
@@ -139,9 +152,13 @@ def test_two_processes_write_what_one_writes(pair):
 
 def test_each_process_does_its_share_and_the_first_publishes(pair):
     assert [pair.written[rank]["outputs"] for rank in (0, 1)] == [2, 0]
-    shares = [pair.written[rank]["wrote"] for rank in (0, 1)]
-    assert all(shares)
-    assert sum(shares) == sum(t.nbytes for name in OUTPUTS for t in pair.read(f"pair-{name}").values())
+    notes = [(pair.folder / f"done-{rank}").read_text().splitlines() for rank in (0, 1)]
+    done = [[line for line in lines if line[:2] in ("x ", "y ")] for lines in notes]
+    assert all(done)
+    both = [f"{name} {tensor}" for name in OUTPUTS for tensor in pair.read(f"pair-{name}")]
+    assert sorted(done[0] + done[1]) == sorted(both)
+    written = sum(t.nbytes for name in OUTPUTS for t in pair.read(f"pair-{name}").values())
+    assert {said["wrote"] for said in pair.written.values()} == {written}
 
 
 def test_an_error_in_one_process_ends_the_other_and_keeps_what_is_finished(pair):

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -340,7 +341,7 @@ class Slow(Params):
     control: str = ""
 
 
-_chunks = 0
+_chunks = count(1)
 
 
 @op("toy.slow", params=Slow, models=1)
@@ -354,14 +355,13 @@ def slow(x: Any, p: Slow) -> torch.Tensor:
 
 
 def _obey(control: str) -> None:
-    global _chunks
-    _chunks += 1
+    chunk = next(_chunks)
     with open(f"{control}.log", "ab") as log:
         log.write(b".")
     with open(control) as file:
         seconds, at, name = file.read().split()
     time.sleep(float(seconds))
-    if _chunks == int(at):
+    if chunk == int(at):
         os.kill(os.getpid(), getattr(signal, name))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from surgery.architecture import Architecture
 from surgery.errors import PlanError
-from surgery.ops import Architecture, Layout, Take, layout_op, op
+from surgery.ops import Layout, Take, layout_op, op
 from surgery.tensors import Role
 from surgery.testing import run_layout, tiny_config, tiny_specs, view
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from surgery.architecture import Architecture
 from surgery.errors import OpError, PluginError
 from surgery.ops import (
     BASE,
     BLOCK,
     SAMPLE_RUN,
     SAMPLE_RUNS,
-    Architecture,
     Group,
     Params,
     Reduce,
