@@ -51,7 +51,7 @@ def test_every_block_of_a_page_runs(page, zoo, tmp_path, monkeypatch):
         if "file=" in settings:
             (tmp_path / settings.partition("file=")[2].strip()).write_text(text)
         elif language == "python":
-            exec(compile(text, page, "exec"), namespace)
+            exec(compile(text, page, "exec", dont_inherit=True), namespace)  # not this file's annotations
         elif language == "console":
             for line in text.splitlines():
                 if line.startswith("$ "):
@@ -59,7 +59,7 @@ def test_every_block_of_a_page_runs(page, zoo, tmp_path, monkeypatch):
         else:
             continue
         ran += 1
-    assert ran > 2
+    assert ran >= 2
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,17 @@ from safetensors.torch import load_file, save_file
 
 import surgery
 from surgery import RunOptions
+from surgery.host import Host
+from surgery.recipe.load import parse_recipe
 
 TOYS = Path(__file__).parent / "toy_ops.py"
 
 CPU = RunOptions(device="cpu", threads=2)
+
+
+@cache
+def host() -> Host:
+    return Host([TOYS])
 
 
 @dataclass
@@ -44,7 +52,9 @@ class Workshop:
 
     def recipe(self, steps: Mapping[str, Any], **top: Any) -> surgery.LoadedRecipe:
         text = yaml.safe_dump(self.document(steps, **top), sort_keys=False)
-        return surgery.loads(text, folder=self.folder, plugins=[TOYS])
+        # what `surgery.loads(text, plugins=[TOYS])` does, but for loading the ops only once
+        recipe = parse_recipe(text, folder=self.folder, foreign=host().read_foreign)
+        return surgery.LoadedRecipe(recipe, host())
 
     def run(self, steps: Mapping[str, Any], options: RunOptions = CPU, **top: Any) -> dict[str, torch.Tensor]:
         """Run a recipe and return the tensors of its only output."""

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -341,9 +340,6 @@ class Slow(Params):
     control: str = ""
 
 
-_chunks = count(1)
-
-
 @op("toy.slow", params=Slow, models=1)
 def slow(x: Any, p: Slow) -> torch.Tensor:
     """Double, slowly; `control` with `.log` behind it is a file that gets a byte for every chunk."""
@@ -355,9 +351,9 @@ def slow(x: Any, p: Slow) -> torch.Tensor:
 
 
 def _obey(control: str) -> None:
-    chunk = next(_chunks)
     with open(f"{control}.log", "ab") as log:
         log.write(b".")
+        chunk = log.tell()
     with open(control) as file:
         seconds, at, name = file.read().split()
     time.sleep(float(seconds))
