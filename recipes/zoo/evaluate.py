@@ -21,7 +21,7 @@ MERGED = ("code", "prose", "math")
 ADAPTED = ("verse",)
 COLUMNS = (*MERGED, "mean", *ADAPTED)
 WINDOW = 256
-BATCH = 16
+BATCH = 32
 
 Losses = dict[str, float]
 
@@ -102,7 +102,7 @@ def surprise(model: Any, rows: Any) -> float:
     """Return the summed loss in nats of all tokens of rows (batch, length) but each row's first."""
     import torch
 
-    logits = model(input_ids=rows).logits[:, :-1]
+    logits = model(input_ids=rows, use_cache=False).logits[:, :-1]
     return float(
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
     )
@@ -110,11 +110,13 @@ def surprise(model: Any, rows: Any) -> float:
 
 def show(table: dict[str, Losses]) -> None:
     """Print the losses, the best of each column in bold with a star."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     best = {column: min(losses[column] for losses in table.values()) for column in COLUMNS}
-    printed = Table(title="loss on held-out text, nats per byte (lower is better)", title_justify="left")
+    title = "loss on held-out text, nats per byte (lower is better)"
+    printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     printed.add_column("model", overflow="fold")
     for column in COLUMNS:
         printed.add_column(column, justify="right", no_wrap=True)

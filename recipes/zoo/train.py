@@ -9,6 +9,7 @@ losses printed at the end are those of what was saved.
 
 import argparse
 import copy
+import json
 import math
 import random
 import time
@@ -191,6 +192,11 @@ def save(
     rounded: Any = copy.deepcopy(model)
     rounded.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # transformers 4 knows no other name for it
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)
 
 
 def reload(folder: Path) -> LlamaForCausalLM:
@@ -204,8 +210,11 @@ def train_adapter(base: LlamaForCausalLM, stream: torch.Tensor, folder: Path) ->
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     train(model, [stream], ADAPTER)
-    model.peft_config["default"].base_model_name_or_path = "../base"
+    written = model.peft_config["default"]
+    written.base_model_name_or_path = "../base"
+    written.target_modules = sorted(written.target_modules)  # a set has no order to repeat
     model.save_pretrained(str(folder))
+    (folder / "adapter_model.safetensors").chmod(0o644)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
 
 

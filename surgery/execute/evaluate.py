@@ -41,6 +41,9 @@ class Held:
     """What a job holds from one phase to the next, by node: what gathers found, and whole results."""
 
     found: dict[int, Any] = field(default_factory=dict)
+    looked_at: set[int] = field(
+        default_factory=set
+    )  # ops whose inputs a gather pass has searched for NaN and Inf
     whole: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -96,7 +99,7 @@ class Evaluator:
             case Source():
                 return self._load(node, start, stop, dtype)
             case Rows():
-                return self.value(node.node, start + node.start, stop + node.start, held, dtype)
+                return self._aligned(node.node, start + node.start, stop + node.start, held, dtype)
             case Member():
                 return held.whole[id(node)][start:stop]
             case Apply() if node.split is Split.TENSOR:
@@ -107,6 +110,14 @@ class Evaluator:
                 return self._apply(node, start, stop, held, dtype)
             case Agree():
                 raise AssertionError("tensors without arithmetic are copied as bytes")
+
+    def _aligned(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
+        """Return a range that begins anywhere, cut out of one that begins where chunks may: see ALIGNED."""
+        low = start // ALIGNED * ALIGNED
+        high = min(-(-stop // ALIGNED) * ALIGNED, node.spec.numel)
+        if isinstance(node, Source):
+            low, high = start, stop  # what is only decoded is the same anywhere
+        return self.value(node, low, high, held, dtype)[start - low : stop - low]
 
     def _load(self, node: Source, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
         kept = self._raw.get((id(node), start, stop))
@@ -199,7 +210,7 @@ class Evaluator:
         key = id(node.scope) if node.scope is not None else id(node)
         args = (x, node.params, held.found[key]) if gathered else (x, node.params)
         function = node.op.implementation.apply if gathered else node.op.implementation
-        return self.range(node, x, function, args)
+        return self.range(node, x, function, args, looked_at=id(node) in held.looked_at)
 
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
@@ -216,14 +227,23 @@ class Evaluator:
         return result[start - first : stop - first]
 
     def range(
-        self, node: Apply, x: EngineChunk, function: Callable[..., Any], args: tuple[Any, ...]
+        self,
+        node: Apply,
+        x: EngineChunk,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        looked_at: bool = False,
     ) -> torch.Tensor:
-        """Return a function's result on a range, flat, after holding it to the contract."""
+        """Return a function's result on a range, flat, after holding it to the contract.
+
+        `looked_at`: a gather pass has searched the inputs for NaN and Inf.
+        """
         result: torch.Tensor = self.call(node, function, args)
         require_floats(node, result, x)
         if result.shape != x.shape:
             raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
-        self.checked(node, x, result)
+        self.checked(node, x, result, looked_at=looked_at)
         return result.reshape(-1)
 
     def call(self, node: Apply | GroupCall, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -247,11 +267,11 @@ class Evaluator:
             if source is not None and not nan_free(value):
                 raise self._nonfinite(source)
 
-    def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor) -> None:
+    def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor, *, looked_at: bool = False) -> None:
         """Refuse NaN and Inf where the policy says so; each element is looked at once."""
         if self.policy == "keep":
             return
-        if not node.op.propagates:
+        if not (node.op.propagates or looked_at):
             self.check_inputs(node, x)
         if not nan_free(result):
             self.check_inputs(node, x)

@@ -83,7 +83,7 @@ def _gathered(
             work.begin()
             see = Program(work, inputs_of(node), length, held, dtype).chunk(node) if compiled else None
         x = see(at) if see else work.chunk(node, at, end, held, dtype)
-        part = _gather(work, node, x, found)
+        part = _gather(work, node, x, found, held)
         total = part if at == start else attempt(node, node.op.implementation.fold, total, part)
         work.place.finish()
     return total
@@ -92,7 +92,7 @@ def _gathered(
 def _sampled(work: Evaluator, node: Apply, found: Any, held: Held, dtype: torch.dtype) -> Any:
     """Gather from a fixed sample: short runs spread evenly, the same ones in every run of the program."""
     runs = sample_runs(node.spec.numel)
-    part = _gather(work, node, work.sample(node, runs, held, dtype), found)
+    part = _gather(work, node, work.sample(node, runs, held, dtype), found, held)
     work.place.finish()
     return part
 
@@ -109,8 +109,9 @@ def sample_runs(numel: int) -> list[tuple[int, int]]:
     return [(start, start + SAMPLE_RUN) for start in starts]
 
 
-def _gather(work: Evaluator, node: Apply, x: EngineChunk, found: Any) -> Any:
-    work.check_inputs(node, x)
+def _gather(work: Evaluator, node: Apply, x: EngineChunk, found: Any, held: Held) -> Any:
+    if id(node) not in held.looked_at:
+        work.check_inputs(node, x)
     return work.call(node, node.op.implementation.gather, (x, node.params, found))
 
 
@@ -151,6 +152,8 @@ class Needs:
                 yield gather_units(node, scan, found, fold, self.held)
                 found = attempt(node, op.solve, node.signature, node.params, fold.total, found)
                 done += 1
+                if scan is Scan.ALL:
+                    self.held.looked_at.add(id(node))
         self.held.found[id(node)] = found
 
     def _whole(self, work: Evaluator, node: Node, dtype: torch.dtype) -> torch.Tensor:

@@ -120,7 +120,10 @@ class Program:
         if node.split in (Split.REDUCE, Split.MODEL):
             found = self._held.found[id(node.scope) if node.scope is not None else id(node)]
             apply = function.apply
-            return lambda start: work.range(node, x := see(start), apply, (x, params, found))
+            looked_at = id(node) in self._held.looked_at
+            return lambda start: work.range(
+                node, x := see(start), apply, (x, params, found), looked_at=looked_at
+            )
         return lambda start: work.range(node, x := see(start), function, (x, params))
 
 

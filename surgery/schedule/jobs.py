@@ -18,6 +18,8 @@ from surgery.tensors import nbytes
 GATHER_SPAN = 32 * BLOCK
 # Elements computed at a time: small enough for the caches, large enough to hide what a call into torch costs.
 CHUNK = 2 * BLOCK
+# ... and what is taken when memory is ample: fewer calls, so that workers wait less for the interpreter's lock.
+LARGE_CHUNK = 4 * BLOCK
 # Chunks begin at multiples of this many elements: torch computes what is left over after the last full vector by
 # other instructions, and then only the end of a tensor is left over, whatever the chunk size.
 ALIGNED = 64

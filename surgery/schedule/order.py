@@ -9,7 +9,7 @@ from surgery.checkpoint.layout import ShardLayout, lay_out
 from surgery.errors import ResourceError
 from surgery.plan.model import Plan
 from surgery.plan.nodes import Apply, Member, Node, walk
-from surgery.schedule.jobs import CHUNK, Job, held_bytes, make_jobs
+from surgery.schedule.jobs import CHUNK, LARGE_CHUNK, Job, held_bytes, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.tensors import human_bytes
 
@@ -48,19 +48,42 @@ class Schedule:
 def order(plan: Plan, options: RunOptions) -> Schedule:
     """Return the schedule of a plan within the memory budget. Raises ResourceError if a job can never fit."""
     budget = options.budget()
-    jobs = make_jobs(plan.outputs, options.chunk or CHUNK)
     layouts = tuple(lay_out([t.spec for t in output.tensors], output.shard_size) for output in plan.outputs)
-    fixed = RESERVE + PER_TENSOR * sum(len(job.targets) for job in jobs) + _legacy(plan)
+    fixed = RESERVE + PER_TENSOR * sum(len(output.tensors) for output in plan.outputs) + _legacy(plan)
+    if options.chunk is None:
+        large = _fit(make_jobs(plan.outputs, LARGE_CHUNK), fixed, budget // 2, options.workers())
+        if large.workers == options.workers() and large.needed <= budget // 2:
+            return Schedule(plan, layouts, large.jobs, large.workers, budget, *large.within(budget))
+    fit = _fit(make_jobs(plan.outputs, options.chunk or CHUNK), fixed, budget, options.workers())
+    _check(fit.jobs, fit.needed, budget)
+    return Schedule(plan, layouts, fit.jobs, fit.workers, budget, *fit.within(budget))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """Jobs in a budget: `needed` for one worker and the largest job, `buffers` of all workers, the largest helds."""
+
+    jobs: tuple[Job, ...]
+    workers: int
+    fixed: int
+    needed: int
+    buffers: int
+    held: int
+
+    def within(self, budget: int) -> tuple[int, int]:
+        """Return the room for what jobs hold, and the memory taken at worst."""
+        room = budget - self.fixed - self.buffers
+        return room, self.fixed + self.buffers + min(self.held, room)
+
+
+def _fit(jobs: list[Job], fixed: int, budget: int, wanted: int) -> _Fit:
+    """Return how many workers fit: the largest job must fit beside all workers' buffers."""
     fixed += max((job.gathered for job in jobs), default=0)
     widest = max((job.working for job in jobs), default=0)
     longest = max((job.held for job in jobs), default=0)
-    _check(jobs, fixed + widest + longest, budget)
-    # the largest job must fit beside all workers' buffers
-    workers = max(1, min(options.workers(), (budget - fixed - longest) // max(widest, 1)))
-    room = budget - fixed - workers * widest
-    held = sorted((job.held for job in jobs), reverse=True)[:workers]
-    peak = fixed + workers * widest + min(sum(held), room)
-    return Schedule(plan, layouts, tuple(jobs), workers, budget, room, peak)
+    workers = max(1, min(wanted, (budget - fixed - longest) // max(widest, 1)))
+    held = sum(sorted((job.held for job in jobs), reverse=True)[:workers])
+    return _Fit(tuple(jobs), workers, fixed, fixed + widest + longest, workers * widest, held)
 
 
 def _legacy(plan: Plan) -> int:

@@ -123,3 +123,9 @@ def test_an_op_that_returns_float64_is_rounded_for_the_next_op_and_once_at_the_e
     assert torch.equal(shop.run(steps)["w"], wide.float() * 3)
     alone = shop.run({"x": steps["x"]}, to="alone", dtype="float64")
     assert torch.equal(alone["w"], wide)
+
+
+def test_rows_of_a_result_are_the_same_bytes_as_in_the_whole_result(shop):
+    a = shop.save("a", {"w": torch.randn(40, 107)})["w"]
+    steps = {"s": {"op": "toy.sigmoid", "model": "a"}, "c": {"op": "toy.cut", "model": "s", "rows": [3, 20]}}
+    assert torch.equal(shop.run(steps)["w"], torch.sigmoid(a)[3:20])

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from surgery.ops import BLOCK
 from surgery.schedule.jobs import ALIGNED, CHUNK, GATHER_SPAN, STATE_BYTES, Job, make_jobs
 
 ADD = "  m: {op: toy.add, models: [a, b]}"
 
 
-def jobs_of(plan, chunk: int = CHUNK) -> list[Job]:
+def jobs_of(plan, chunk: int = BLOCK) -> list[Job]:
     return make_jobs(plan.outputs, chunk)
 
 

@@ -13,8 +13,8 @@ ADD = "  m: {op: toy.add, models: [a, b]}"
 WHOLE = "  x: {op: toy.whole, models: [a]}\n  m: {op: toy.add, models: [x]}"
 
 
-def scheduled(plan, mib: int = 200, threads: int = 4, **options) -> Schedule:
-    return order(plan, RunOptions(memory=mib * MIB, threads=threads, **options))
+def scheduled(plan, mib: int = 200, threads: int = 4, chunk: int = 1 << 17) -> Schedule:
+    return order(plan, RunOptions(memory=mib * MIB, threads=threads, chunk=chunk))
 
 
 def test_a_schedule_adds_up_its_jobs(plan):
