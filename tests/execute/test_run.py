@@ -192,7 +192,7 @@ def test_hooks_are_told_of_tensors_and_of_the_end(two, toys):
 def test_a_listener_is_told_how_far_the_run_is(two):
     heard: list[Progress] = []
     recipe = two.recipe({"m": {"op": "toy.slow", "model": "a", "seconds": 0.15}})
-    recipe.run(RunOptions(device="cpu", threads=1), listener=heard.append)
+    recipe.run(RunOptions(device="cpu", threads=1, chunk=BLOCK), listener=heard.append)
     done = [progress.done for progress in heard]
     assert done == sorted(done)
     assert {progress.total for progress in heard} == {SIZE + 80}
