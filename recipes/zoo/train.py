@@ -210,7 +210,7 @@ def train_adapter(base: LlamaForCausalLM, stream: torch.Tensor, folder: Path) ->
     config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     train(model, [stream], ADAPTER)
-    written = model.peft_config["default"]
+    written: Any = model.peft_config["default"]
     written.base_model_name_or_path = "../base"
     written.target_modules = sorted(written.target_modules)  # a set has no order to repeat
     model.save_pretrained(str(folder))

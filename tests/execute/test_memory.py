@@ -81,6 +81,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 def test_memory_stays_below_the_schedules_figure_and_the_budget(shop, toys):
     for name, rows in {"a": 70, "b": 70, "c": 70, "d": 20, "e": 20}.items():
         hollow(shop.folder / name / "m.safetensors", big=(rows, 1_000_003))

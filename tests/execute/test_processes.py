@@ -138,6 +138,7 @@ def pair(workshop, tmp_path_factory, toys):
     return shop
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(pair):
     alone = {name: output | {"to": output["to"].replace("pair", "one")} for name, output in OUTPUTS.items()}
     pair.recipe(STEPS, outputs=alone).run(ONE)
@@ -190,6 +191,7 @@ def test_one_process_goes_on_from_what_two_have_journaled(pair, monkeypatch):
     assert pair.data("stopped") == pair.data("straight")
 
 
+@pytest.mark.slow
 def test_accelerate_launch_writes_what_one_process_writes(two, toys):
     recipe = two.write(STEPS)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

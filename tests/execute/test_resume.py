@@ -261,6 +261,7 @@ for seed in seeds:
 """
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_at_most_what_is_in_flight(slowly, toys):
     tensors = {f"w{i:02}": torch.randn(2000 + 200 * i) for i in range(60)}
     slowly.shop.save("a", tensors)

@@ -99,6 +99,15 @@ def test_files_that_can_only_be_loaded_whole_count_once_a_checkpoint(plan):
     assert more.peak - less.peak == 2 * 10 * MIB
 
 
+def test_where_no_step_is_to_blame_the_plan_is(plan):
+    old = plan("", {"w": (100,)}, whole=100 * MIB)
+    with pytest.raises(ResourceError) as error:
+        scheduled(old, 64)
+    assert str(error.value) == (
+        "schedule: the plan needs 148.0 MiB for w, budget is 64.0 MiB; raise --memory"
+    )
+
+
 def test_an_output_of_nothing_to_compute_has_a_schedule(plan):
     made = scheduled(plan("", {"w": (0, 3), "s": ()}))
     assert (made.reads, made.writes) == (4, 4)
