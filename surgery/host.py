@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,7 @@ class Host:
         if spec is None or spec.loader is None:
             raise PluginError(f"--plugin {file}: not a Python file; give the path of a .py file")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where pydantic looks for the names that annotations mention
         try:
             spec.loader.exec_module(module)
         except Exception as error:

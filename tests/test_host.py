@@ -180,6 +180,18 @@ def test_a_file_may_simply_define_ops(tmp_path):
     assert host.op("mine.same").summary == "Return the input."
 
 
+def test_a_file_may_postpone_its_annotations(tmp_path):
+    source = "from __future__ import annotations\nimport surgery\n"
+    source += "class By(surgery.Params):\n    by: surgery.Share = 0.5\n"
+    source += (
+        GOOD.format(family="mine")
+        .partition("@surgery.hookimpl")[0]
+        .replace("models=1", "models=1, params=By")
+    )
+    host = Host([file_plugin(tmp_path, source)])
+    assert host.op("mine.same").params(by=0.25).by == 0.25
+
+
 def test_a_file_cannot_claim_an_installed_family(tmp_path):
     with pytest.raises(
         PluginError, match=r"registers op `merge.same`, the family `merge` belongs to plugin merge"
