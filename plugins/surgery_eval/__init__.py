@@ -1,0 +1,1 @@
+"""Evaluators: what a candidate of a search is worth."""

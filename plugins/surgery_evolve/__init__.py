@@ -1,0 +1,1 @@
+"""Samplers: which candidate a search tries next."""

@@ -1,0 +1,1 @@
+"""Activations of a model, one transformer block at a time: statistics that ops of later steps need."""

@@ -1,0 +1,1 @@
+"""Recipes with holes: spaces, the loop that asks and tells, evaluators, the journal."""
