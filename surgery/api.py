@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from surgery.execute.report import Listener, Report
     from surgery.plan.model import Plan
+    from surgery.schedule.order import Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,30 @@ class ResolvedPlan:
     plan: Plan
     host: Host
 
-    def run(self, options: RunOptions | None = None, *, listener: Listener | None = None) -> Report:
-        """Carry the plan out and return what happened. `listener` is told of progress ten times a second."""
+    def order(self, options: RunOptions | None = None) -> Schedule:
+        """Return what a run will do in which order, and the memory that it takes.
+
+        Raises ResourceError if a job can never fit or a device is asked for that is not there.
+        """
+        from surgery.execute.run import ordered
+
+        return ordered(self.plan, options or RunOptions())
+
+    def run(
+        self,
+        options: RunOptions | None = None,
+        *,
+        listener: Listener | None = None,
+        schedule: Schedule | None = None,
+    ) -> Report:
+        """Carry the plan out and return what happened.
+
+        listener  is told of progress ten times a second
+        schedule  what `order` returned for the same options, so that it is not made twice
+        """
         from surgery.execute.run import run
 
-        return run(self.plan, options or RunOptions(), self.host, listener)
+        return run(self.plan, options or RunOptions(), self.host, listener, schedule)
 
 
 def load(recipe: str | Path, *, plugins: Iterable[str | Path] = ()) -> LoadedRecipe:

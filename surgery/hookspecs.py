@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     import click
 
     from surgery.architecture import Architecture
-    from surgery.checkpoint.base import Format, Scheme
+    from surgery.checkpoint.base import AdapterFormat, Format, Scheme
+    from surgery.checkpoint.base_publisher import Destination
     from surgery.execute.report import JobDone, Report
     from surgery.ops import Op
     from surgery.plan.model import Plan
+    from surgery.trials import EvaluatorKind, SamplerKind
 
 GROUP = "surgery"
 hookspec = pluggy.HookspecMarker(GROUP)
@@ -31,6 +33,16 @@ def surgery_register_ops() -> list[Op]:  # type: ignore[empty-body]
 
 
 @hookspec
+def surgery_register_samplers() -> list[SamplerKind]:  # type: ignore[empty-body]
+    """Return what proposes candidates to `surgery search`. Called when a recipe names the family."""
+
+
+@hookspec
+def surgery_register_evaluators() -> list[EvaluatorKind]:  # type: ignore[empty-body]
+    """Return what scores the candidates of `surgery search`. Called when a recipe names the family."""
+
+
+@hookspec
 def surgery_register_formats() -> list[Format]:  # type: ignore[empty-body]
     """Return readers of further checkpoint formats. Called when a plan opens its first model."""
 
@@ -38,6 +50,16 @@ def surgery_register_formats() -> list[Format]:  # type: ignore[empty-body]
 @hookspec
 def surgery_register_sources() -> list[Scheme]:  # type: ignore[empty-body]
     """Return URI schemes (`gguf:`, `memory:`) that models are read from. Called when a plan opens its first model."""
+
+
+@hookspec
+def surgery_register_destinations() -> list[Destination]:  # type: ignore[empty-body]
+    """Return schemes of `to:` (`hub:`) that outputs are published to. Called when an output or `surgery push` names one."""
+
+
+@hookspec
+def surgery_register_adapters() -> list[AdapterFormat]:  # type: ignore[empty-body]
+    """Return ways of storing adapters, which are folded into a base while it is read. Called when a recipe names one."""
 
 
 @hookspec

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pluggy
 
@@ -17,16 +17,23 @@ from surgery import hookspecs
 from surgery.architecture import Architecture
 from surgery.errors import PluginError, did_you_mean
 from surgery.ops import Op
+from surgery.trials import EvaluatorKind, SamplerKind
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from surgery.checkpoint.base import Format, Scheme
+    from surgery.checkpoint.base import AdapterFormat, Format, Scheme
+    from surgery.checkpoint.base_publisher import Destination
     from surgery.plan.model import Plan
 
 FAMILIES = "surgery"
 ALWAYS = "surgery.always"
 DISABLED = "SURGERY_DISABLED_PLUGINS"
+
+_TRIALS: Final = (
+    ("sampler", "surgery_register_samplers", SamplerKind),
+    ("evaluator", "surgery_register_evaluators", EvaluatorKind),
+)
 
 T = TypeVar("T")
 
@@ -46,6 +53,15 @@ class Plugin:
         return f"plugin {self.name} ({self.origin} {self.version})" if self.version else f"plugin {self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a plugin that is loaded adds: its module, its hooks in the order in which they fire, its ops by name."""
+
+    module: ModuleType
+    hooks: tuple[str, ...]
+    ops: tuple[Op, ...]
+
+
 class Host:
     """Finds plugins, loads them when they are needed, and keeps what they registered."""
 
@@ -55,8 +71,10 @@ class Host:
         self._disabled = {name for name in os.environ.get(DISABLED, "").replace(",", " ").split() if name}
         self._loaded: dict[str, Plugin] = {}
         self._ops: dict[str, tuple[Op, Plugin]] = {}
+        self._trials: dict[tuple[str, str], tuple[Any, Plugin]] = {}  # samplers and evaluators
         self.families = _discover(FAMILIES, self._disabled)
         self.always = _discover(ALWAYS, self._disabled)
+        self.files: dict[str, Plugin] = {}
         for file in files:
             self._load_file(file)
 
@@ -107,6 +125,22 @@ class Host:
         _refuse_twice("format", [(format_.name, plugin) for format_, plugin in found])
         return [format_ for format_, _ in found]
 
+    def destinations(self) -> list[Destination]:
+        """Return the places that plugins publish outputs to."""
+        from surgery.checkpoint.base_publisher import Destination
+
+        found = self._gather("surgery_register_destinations", Destination)
+        _refuse_twice("destination", [(destination.name, plugin) for destination, plugin in found])
+        return [destination for destination, _ in found]
+
+    def adapters(self) -> list[AdapterFormat]:
+        """Return the adapter formats that plugins fold into a base."""
+        from surgery.checkpoint.base import AdapterFormat
+
+        found = self._gather("surgery_register_adapters", AdapterFormat)
+        _refuse_twice("adapter format", [(format_.name, plugin) for format_, plugin in found])
+        return [format_ for format_, _ in found]
+
     def schemes(self) -> list[Scheme]:
         """Return the URI schemes that plugins open."""
         from surgery.checkpoint.base import Scheme
@@ -115,12 +149,21 @@ class Host:
         _refuse_twice("scheme", [(scheme.name, plugin) for scheme, plugin in found])
         return [scheme for scheme, _ in found]
 
-    def load_everything(self) -> list[Plugin]:
-        """Load all plugins and return them: for `surgery plugins`."""
-        self._load_always()
-        for plugin in self.families.values():
-            self._load(plugin)
-        return list(self._loaded.values())
+    def load(self, plugin: Plugin) -> Loaded:
+        """Load one of `families`, `always` or `files`, nothing else, and return what it adds.
+
+        Raises PluginError if it does not import or breaks the contract.
+        """
+        self._load(plugin)
+        module = self._manager.get_plugin(plugin.name)
+        assert module is not None
+        callers = self._manager.get_hookcallers(module) or []
+        implemented = {caller.name for caller in callers}
+        hooks = tuple(name for name in vars(hookspecs) if name in implemented)
+        ops = tuple(
+            self._ops[name][0] for name in sorted(self._ops) if self._ops[name][1].name == plugin.name
+        )
+        return Loaded(module, hooks, ops)
 
     def _load_always(self) -> None:
         for plugin in self.always.values():
@@ -156,6 +199,7 @@ class Host:
                 f"--plugin {file}: failed to import: {type(error).__name__}: {error}; mend the file"
             ) from error
         self._register(plugin, module)
+        self.files[plugin.name] = plugin
 
     def _register(self, plugin: Plugin, module: ModuleType) -> None:
         try:
@@ -171,6 +215,9 @@ class Host:
         self._loaded[plugin.name] = plugin
         for op in self._ops_of(plugin, module):
             self._add_op(op, plugin)
+        for what, hook, kind in _TRIALS:
+            for thing in self._declared(plugin, module, hook, kind):
+                self._add_trial(what, thing, plugin)
 
     def _ops_of(self, plugin: Plugin, module: ModuleType) -> list[Op]:
         """Ask one plugin for its ops; a file given with --plugin may simply define them."""
@@ -202,6 +249,51 @@ class Host:
                 f"{plugin}: registers op `{op.name}`, so does {self._ops[op.name][1]}; rename one"
             )
         self._ops[op.name] = (op, plugin)
+
+    def sampler(self, name: str) -> SamplerKind | None:
+        """Return the sampler called `name`, loading its family; None if there is no such sampler."""
+        found: SamplerKind | None = self._trial("sampler", name)
+        return found
+
+    def evaluator(self, name: str) -> EvaluatorKind | None:
+        """Return the evaluator called `name`, loading its family; None if there is no such evaluator."""
+        found: EvaluatorKind | None = self._trial("evaluator", name)
+        return found
+
+    def trial_names(self, what: str) -> list[str]:
+        """Return the names of all samplers (`what` is `sampler`) or evaluators, for suggestions."""
+        self.op_names()  # loads what can be loaded
+        return sorted(name for kind, name in self._trials if kind == what)
+
+    def _trial(self, what: str, name: str) -> Any:
+        self.op(name)  # loads the family
+        found = self._trials.get((what, name))
+        return found[0] if found else None
+
+    def _declared(self, plugin: Plugin, module: ModuleType, hook: str, kind: type[T]) -> list[T]:
+        """Ask one plugin for its samplers or evaluators; a file given with --plugin may simply define them."""
+        if not hasattr(module, hook):
+            return [thing for thing in vars(module).values() if plugin.file and isinstance(thing, kind)]
+        others = [other for other in self._manager.get_plugins() if other is not module]
+        things = [thing for answer in self._manager.subset_hook_caller(hook, others)() for thing in answer]
+        for thing in things:
+            if not isinstance(thing, kind):
+                raise PluginError(f"{plugin}: {hook} returned {thing!r}, not a {kind.__name__}")
+        return things
+
+    def _add_trial(self, what: str, thing: SamplerKind | EvaluatorKind, plugin: Plugin) -> None:
+        family = thing.name.partition(".")[0]
+        if plugin.file is None and family != plugin.name:
+            raise PluginError(
+                f"{plugin}: registers {what} `{thing.name}`, its names are `{plugin.name}.<method>`; rename it"
+            )
+        owner = self.families.get(family) if plugin.file is not None else None
+        owner = owner or self._trials.get((what, thing.name), (None, None))[1]
+        if owner is not None:
+            raise PluginError(
+                f"{plugin}: registers {what} `{thing.name}`, which belongs to {owner}; choose another name"
+            )
+        self._trials[what, thing.name] = (thing, plugin)
 
     def _gather(self, hook: str, kind: type[T]) -> list[tuple[T, Plugin]]:
         """Ask each loaded plugin for one kind of thing, in the order of the plugins' names."""
@@ -258,6 +350,15 @@ def _discover(group: str, disabled: set[str]) -> dict[str, Plugin]:
             )
         found[entry.name] = plugin
     return found
+
+
+def owner_of(name: str) -> str | None:
+    """Return the distribution that has a plugin called `name`, disabled or not; None if the name is free."""
+    for group in (FAMILIES, ALWAYS):
+        for entry in importlib.metadata.entry_points(group=group):
+            if entry.name == name:
+                return entry.dist.name if entry.dist else "another package"
+    return None
 
 
 def _refuse_twice(what: str, claims: list[tuple[str, Plugin]]) -> None:

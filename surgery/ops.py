@@ -11,6 +11,9 @@ The declaration is what lets one engine schedule everything:
     MODEL     blocks of every tensor, then as ELEMENT    first pass gather, second pass apply
     LAYOUT    names and specs only, at plan time         move no bytes
 
+An op that `emits` makes several stored tensors of one (codes and scales, two factors): it sees whole rows, or the
+whole tensor, and returns them by name. An op that `needs` statistics of activations finds them in `x.statistics`.
+
 A function declared with `@op` is an ELEMENT, ROW or TENSOR op; a class derived from `Reduce` or `Group` is one
 of the others; `@layout_op` declares a layout op. Tensors arrive in float32 (float64 if an input is), and what is
 returned is rounded once, when it is written. Ops must not change their inputs; `x.out` is theirs to write to.
@@ -26,7 +29,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -78,6 +81,13 @@ class Scan(StrEnum):
     SAMPLE = "sample"
 
 
+class Need(StrEnum):
+    """Statistics of the inputs that a Linear sees on calibration text, summed over all tokens in float64."""
+
+    SQUARES = "squares"  # the sum of squares of every input feature, [in]
+    TOKENS = "tokens"  # how many tokens it saw, [1]
+
+
 class Params(BaseModel):
     """An op's parameters; unknown keys are errors, values never change."""
 
@@ -112,6 +122,42 @@ class Signature:
         return self.base or self.models[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several tensors that an op makes of one: its spec as it is stored, under its full name.
+
+    `rows` is how many of the input's rows one row of it is made of (the last may be made of fewer); 0 if it does not
+    depend on rows and is returned with the first ones only.
+    """
+
+    spec: TensorSpec
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a step made of a model, for ops that describe their result.
+
+    `changed` maps the tensors that the op works on, by the names they have in its input, to what is known of them;
+    `kept` are those that were copied. `source` is where the base, or the first model, came from, as the user wrote it.
+    """
+
+    config: Mapping[str, Any]
+    source: str
+    changed: Mapping[str, Signature]
+    kept: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """How a model is packed: its config and the names of its files; `sidecars`: whether a tokenizer belongs to it."""
+
+    config: Mapping[str, Any]
+    config_file: str = "config.json"
+    stem: str = "model"
+    sidecars: bool = True
+
+
 class Chunk(Protocol):
     """What an op sees: the same range of every input. Inputs are read-only, `out` and scratch are the op's."""
 
@@ -119,6 +165,7 @@ class Chunk(Protocol):
     models: Sequence[Tensor]
     base: Tensor | None
     start: int  # index in the tensor of the first element seen
+    statistics: Mapping[str, Tensor]  # what the op needs, by `Need`
 
     @property
     def out(self) -> Tensor:
@@ -211,6 +258,7 @@ class Layout:
 
 
 Vectors = Literal["same", "skip"]
+Rest = Literal["copy", "drop"]
 BaseUse = Literal["required", "optional", "none"]
 
 
@@ -235,9 +283,15 @@ class Op:
     simplify: Callable[[Signature, Any], int | None] | None = None
     check: Callable[[Signature, Any], str | None] | None = None
     vectors: Vectors = "same"
+    rest: Rest = "copy"
+    partial: bool = False
+    note: str = ""
     propagates: bool = False
     buffers: int = 0
     workspace: Callable[[Signature, Any], int] | None = None
+    emits: Callable[[Signature, Any], Sequence[Part]] | None = None
+    describe: Callable[[Made, Any], Description] | None = None
+    needs: tuple[Need, ...] = ()
     cite: str = ""
     version: int = 1
     module: str = ""
@@ -283,9 +337,15 @@ def op(
     simplify: Callable[[Signature, Any], int | None] | None = None,
     check: Callable[[Signature, Any], str | None] | None = None,
     vectors: Vectors = "same",
+    rest: Rest = "copy",
+    partial: bool = False,
+    note: str = "",
     propagates: bool = False,
     buffers: int = 0,
     workspace: Callable[[Signature, Any], int] | None = None,
+    emits: Callable[[Signature, Any], Sequence[Part]] | None = None,
+    describe: Callable[[Made, Any], Description] | None = None,
+    needs: Sequence[Need] = (),
     cite: str = "",
     version: int = 1,
 ) -> Decorator:
@@ -302,9 +362,17 @@ def op(
     simplify    (signature, params) -> index of the input whose bytes are the result (BASE for the base), or None
     check       (signature, params) -> what is wrong with a tensor's numbers, or None; called at plan time
     vectors     `skip`: tensors of fewer than two dimensions are copied from the base or the first model
+    rest        `drop`: tensors that it does not work on are left out, for they are no masks, factors or deltas
+    partial     its models need not have every tensor of the base, which are copied then; they may have no others
+    note        what a plan tells everyone who uses it
     propagates  NaN or Inf in any input always shows in the result, so that only the result is checked
     buffers     scratch buffers of a chunk's size that the op asks for
     workspace   (signature, params) -> bytes of temporaries of a TENSOR or GROUP op; by default three times its inputs
+    emits       (signature, params) -> the tensors that it makes of one, which it then returns as a mapping from names
+                to tensors in their stored dtypes (floats also in the compute dtype). It is a ROW op, or a Reduce
+                whose `apply` sees whole rows, or a TENSOR op
+    describe    (what was made, params) -> config.json and file names, where they are not the input's
+    needs       statistics of activations that it looks at; the recipe's `calibration:` says on which text
     cite        where the method comes from
     version     raise it when the numbers change, so that old journals are not trusted
     """
@@ -333,9 +401,15 @@ def op(
             simplify=simplify,
             check=check,
             vectors=vectors,
+            rest=rest,
+            partial=partial,
+            note=note,
             propagates=propagates,
             buffers=buffers,
             workspace=workspace,
+            emits=emits,
+            describe=describe,
+            needs=tuple(needs),
             cite=cite,
             version=version,
             module=getattr(target, "__module__", ""),
@@ -379,16 +453,38 @@ def _summary(name: str, target: Any) -> str:
 
 def ops_in(package: str) -> list[Op]:
     """Import every public module of a package and return the ops that they define, sorted by name."""
+    return declared_in(package, Op)
+
+
+class Declared(Protocol):
+    """Something that a decorator made in a plugin's module."""
+
+    @property
+    def name(self) -> str:
+        """Return its name, `family.method`."""
+        ...
+
+    @property
+    def module(self) -> str:
+        """Return the module that defines it."""
+        ...
+
+
+D = TypeVar("D", bound=Declared)
+
+
+def declared_in(package: str, kind: type[D]) -> list[D]:
+    """Import every public module of a package and return what they declare of one kind, sorted by name."""
     root = importlib.import_module(package)
-    found: dict[str, Op] = {}
+    found: dict[str, D] = {}
     for module_info in pkgutil.iter_modules(getattr(root, "__path__", [])):
         if not module_info.name.startswith("_"):
-            _collect(importlib.import_module(f"{package}.{module_info.name}"), found)
-    _collect(root, found)
+            _collect(importlib.import_module(f"{package}.{module_info.name}"), kind, found)
+    _collect(root, kind, found)
     return [found[name] for name in sorted(found)]
 
 
-def _collect(module: Any, found: dict[str, Op]) -> None:
+def _collect(module: Any, kind: type[D], found: dict[str, D]) -> None:
     for value in vars(module).values():
-        if isinstance(value, Op) and value.module == module.__name__:
+        if isinstance(value, kind) and value.module == module.__name__:
             found[value.name] = value

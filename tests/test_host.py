@@ -95,6 +95,27 @@ def test_a_disabled_plugin_is_not_there(installed, monkeypatch):
     )
 
 
+def test_loading_one_plugin_says_what_it_adds_and_loads_no_other(installed):
+    observer = "import surgery\n@surgery.hookimpl\ndef surgery_run_finished(report): ...\n"
+    installed("one", GOOD.format(family="one") + observer)
+    installed("two", "1 / 0")
+    host = Host()
+    loaded = host.load(host.families["one"])
+    assert loaded.hooks == ("surgery_register_ops", "surgery_run_finished")
+    assert [op.name for op in loaded.ops] == ["one.same"]
+    assert loaded.module.same is loaded.ops[0]
+    with pytest.raises(PluginError, match=r"plugin two .* failed to import: ZeroDivisionError"):
+        host.load(host.families["two"])
+
+
+def test_what_a_file_adds_is_known_too(tmp_path):
+    host = Host([file_plugin(tmp_path, GOOD.format(family="mine"))])
+    assert list(host.files) == ["mine"]
+    loaded = host.load(host.files["mine"])
+    assert (loaded.hooks, loaded.module.__file__) == (("surgery_register_ops",), str(tmp_path / "mine.py"))
+    assert [op.name for op in loaded.ops] == ["mine.same"]
+
+
 def test_a_foreign_name_is_refused(installed):
     installed("one", GOOD.format(family="merge"))
     with pytest.raises(PluginError) as error:
@@ -174,6 +195,13 @@ def file_plugin(folder: Path, source: str, name: str = "mine.py") -> Path:
     return path
 
 
+def test_a_name_is_taken_even_while_its_plugin_is_disabled(installed, monkeypatch):
+    installed("one", GOOD.format(family="one"))
+    installed("seen", "", hosts.ALWAYS)
+    monkeypatch.setenv("SURGERY_DISABLED_PLUGINS", "one")
+    assert [hosts.owner_of(name) for name in ("one", "seen", "two")] == ["surgery-one", "surgery-seen", None]
+
+
 def test_a_file_may_simply_define_ops(tmp_path):
     source = GOOD.format(family="mine").partition("@surgery.hookimpl")[0]
     host = Host([file_plugin(tmp_path, source)])
@@ -240,7 +268,7 @@ def test_every_hook_is_documented_and_has_a_test():
     page = (Path(__file__).parents[1] / "docs" / "writing-plugins.md").read_text()
     tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("*.py"))
     hooks = [name for name in vars(hookspecs) if name.startswith("surgery_")]
-    assert len(hooks) == 9
+    assert len(hooks) == 11
     for hook in hooks:
         assert f"`{hook}`" in page, f"docs/writing-plugins.md does not mention {hook}"
         assert f"def {hook}" in tests, f"no test implements {hook}"

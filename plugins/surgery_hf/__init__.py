@@ -1,9 +1,10 @@
-"""The naming schemes of Hugging Face models: which tensor is a query, an expert, a router, the head."""
+"""What Hugging Face's libraries call things: the naming schemes of models, and the adapters that PEFT writes."""
 
 from __future__ import annotations
 
 from surgery import hookimpl
 from surgery.architecture import Architecture
+from surgery.checkpoint.base import AdapterFormat
 
 
 @hookimpl
@@ -12,3 +13,11 @@ def surgery_register_architectures() -> list[Architecture]:
     from surgery_hf.architectures import ARCHITECTURES
 
     return list(ARCHITECTURES)
+
+
+@hookimpl
+def surgery_register_adapters() -> list[AdapterFormat]:
+    """Return PEFT's LoRA adapters."""
+    from surgery_hf.adapters import PEFT
+
+    return [PEFT]

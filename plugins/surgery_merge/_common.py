@@ -23,11 +23,8 @@ class Weighted(Params):
     """Factor of the model's delta; a negative one takes away what the model learned."""
 
 
-class Sparse(Params):
+class Sparse(Weighted):
     """Parameters of a model whose delta is thinned out before it is added."""
-
-    weight: Scalar = 1.0
-    """Factor of the model's delta; a negative one takes away what the model learned."""
 
     density: Share
     """Share of the delta's elements that are kept; 1 keeps all."""

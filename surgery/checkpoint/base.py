@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from surgery.tensors import TensorSpec
@@ -34,6 +35,10 @@ class Checkpoint(ABC):
     config: Mapping[str, Any]
     sidecars: Mapping[str, Path]
 
+    # Dtypes in which tensors are written by default, where they are not those in which they are read: what a reader
+    # computes (a fold, codes times scales) it may give more exactly than the model itself would hold it.
+    native: Mapping[str, str] = MappingProxyType({})
+
     @abstractmethod
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on (C order, little-endian). Thread-safe.
@@ -52,8 +57,30 @@ class Checkpoint(ABC):
     def prefetch(self, name: str, start: int, nbytes: int) -> None:  # noqa: B027 - advice, that readers may ignore
         """Ask the system to read a stretch ahead; returns at once, never fails."""
 
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """Return the checkpoints whose files this one reads: itself, and those that it is made of."""
+        return (self,)
+
+    def expect(self, names: Collection[str]) -> None:  # noqa: B027 - advice, that readers may ignore
+        """Take note of the tensors that a run will read, in about this order; called once, before the first read.
+
+        What comes over a network may begin to come now. Raises ResourceError if there is no room for it.
+        """
+
+    def doing(self) -> str:
+        """Return what the reader is busy with besides being read, for a line of progress; usually nothing."""
+        return ""
+
+    def pin(self) -> Mapping[str, Any]:
+        """Return what names exactly this content, for lockfiles; {} where only a digest of the files can.
+
+        `source` is what a recipe says to read the same bytes for ever, `revision` the commit, `files` the size and
+        `sha256` (of large files) by name.
+        """
+        return {}
+
     def whole_file_bytes(self) -> int:
-        """Return the bytes that reading any tensor pulls into memory at once (legacy pickles); usually 0."""
+        """Return the bytes that this reader itself may come to hold (a legacy pickle, an adapter's factors); usually 0."""
         return 0
 
     def close(self) -> None:  # noqa: B027 - what holds no files has nothing to close
@@ -71,7 +98,26 @@ class Format:
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A URI scheme for sources: `open(rest, folder)` gets what follows `scheme:` and the recipe's folder."""
+    """A URI scheme for sources: `open(rest, folder)` gets what follows `scheme:` and the recipe's folder.
+
+    It returns a checkpoint, or a path on this machine that is then opened by its format. `claims(source)` says
+    whether a source without a scheme is meant for this one; it is asked when nothing lies at that path, and never
+    of what begins with `.`, `/` or `~`.
+    """
 
     name: str
-    open: Callable[[str, Path], Checkpoint] = field(repr=False)
+    open: Callable[[str, Path], Checkpoint | Path] = field(repr=False)
+    claims: Callable[[str], bool] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFormat:
+    """A way of storing adapters: `claims(path)` says whether a path is one, `fold(path, base)` reads its headers.
+
+    `fold` returns the base as the adapter changes it. It raises PlanError with everything that cannot be folded,
+    CheckpointError for files that are missing or damaged.
+    """
+
+    name: str
+    claims: Callable[[Path], bool] = field(repr=False)
+    fold: Callable[[Path, Checkpoint], Checkpoint] = field(repr=False)

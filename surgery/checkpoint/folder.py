@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,22 +51,30 @@ def find_files(folder: Path, naming: Naming) -> Found:
     Raises CheckpointError for a broken index, missing shards, and a file and an index that both claim to be
     it.
     """
-    index, single = folder / naming.index, folder / naming.single
-    if not index.exists():
-        others = sorted(folder.glob(f"[!.]*{naming.suffix}.index.json"))
-        index = others[0] if len(others) == 1 and not single.exists() else index
-    if index.exists():
-        weight_map = read_index(index)
-        names = sorted(set(weight_map.values()))
-        if single.exists() and single.name not in names:
+    names = [entry.name for entry in folder.iterdir()]
+    return find_among(folder, names, naming, lambda index: read_index(folder / index))
+
+
+def find_among(
+    folder: Path, names: Collection[str], naming: Naming, read: Callable[[str], dict[str, str]]
+) -> Found:
+    """Do as `find_files` for a folder that may be elsewhere: `names` are its files, `read` reads an index."""
+    index, single = naming.index, naming.single
+    if index not in names:
+        others = sorted(fnmatch.filter(names, f"[!.]*{naming.suffix}.index.json"))
+        index = others[0] if len(others) == 1 and single not in names else index
+    if index in names:
+        weight_map = read(index)
+        listed = sorted(set(weight_map.values()))
+        if single in names and single not in listed:
             raise CheckpointError(
-                f"{folder}: has both `{single.name}` and `{index.name}`, which does not list it;"
+                f"{folder}: has both `{single}` and `{index}`, which does not list it;"
                 " remove the one that is out of date, or name the file itself"
             )
-        return Found(tuple(folder / name for name in names), index, weight_map)
-    if single.exists():
-        return Found((single,))
-    files = sorted(folder.glob(naming.pattern))
+        return Found(tuple(folder / name for name in listed), folder / index, weight_map)
+    if single in names:
+        return Found((folder / single,))
+    files = [folder / name for name in sorted(fnmatch.filter(names, naming.pattern))]
     report(folder, _missing_parts(files))
     return Found(tuple(files))
 
@@ -75,12 +84,17 @@ def read_index(path: Path) -> dict[str, str]:
     size = path.stat().st_size
     if size > MAX_INDEX:
         raise CheckpointError(f"{path}: has {size} bytes, an index has at most {MAX_INDEX}; it is damaged")
-    weight_map = parse_object(path.read_bytes(), str(path)).get("weight_map")
+    return parse_index(path, path.read_bytes(), lambda file: _is_at(path, file))
+
+
+def parse_index(path: Path, data: bytes, is_there: Callable[[str], bool]) -> dict[str, str]:
+    """Return the weight map that an index says; `path` is for messages, `is_there` knows its folder's files."""
+    weight_map = parse_object(data, str(path)).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path}: `weight_map` must be an object, got {json_type(weight_map)}")
     report(path, (_name_problem(tensor, file) for tensor, file in weight_map.items()))
     report(
-        path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not _is_at(path, file))
+        path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not is_there(file))
     )
     return weight_map
 

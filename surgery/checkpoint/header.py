@@ -66,6 +66,11 @@ def read_header(path: Path) -> Header:
         data = _header_bytes(file, stamp.size)
     finally:
         file.close()
+    return parse_header(path, data, stamp)
+
+
+def parse_header(path: Path, data: bytes, stamp: Stamp) -> Header:
+    """Return the checked header of a file of `stamp.size` bytes; `data` is its JSON, `path` is for messages."""
     entries = parse_object(data, f"{path}: header")
     metadata = _metadata(path, entries.pop(_METADATA, None))
     data_start = 8 + len(data)
@@ -79,23 +84,28 @@ def read_header(path: Path) -> Header:
 
 def _header_bytes(file: LocalFile, size: int) -> bytes:
     """Return the JSON bytes; its claimed length is checked before memory is taken for it."""
-    start = file.first_bytes(8)
+    length = header_length(file.path, file.first_bytes(8), size)
+    data = bytearray(length)
+    file.read_into(8, memoryview(data), "header")
+    return bytes(data)
+
+
+def header_length(path: Path, start: bytes, size: int) -> int:
+    """Return the length of the JSON from a file's first 8 bytes and its size. Raises CheckpointError if it cannot be."""
     if size < 8:
-        raise CheckpointError(f"{file.path}: is cut off: {size} bytes, a safetensors file has at least 10")
-    length = int.from_bytes(start, "little")
+        raise CheckpointError(f"{path}: is cut off: {size} bytes, a safetensors file has at least 10")
+    length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
         raise CheckpointError(
-            f"{file.path}: claims a header of {length} bytes, the format allows {MAX_HEADER};"
+            f"{path}: claims a header of {length} bytes, the format allows {MAX_HEADER};"
             " it is damaged or not a safetensors file"
         )
     if 8 + length > size:
         raise CheckpointError(
-            f"{file.path}: is cut off: its header ends at byte {8 + length}, the file at byte {size};"
+            f"{path}: is cut off: its header ends at byte {8 + length}, the file at byte {size};"
             " fetch the file again"
         )
-    data = bytearray(length)
-    file.read_into(8, memoryview(data), "header")
-    return bytes(data)
+    return length
 
 
 def _metadata(path: Path, metadata: Any) -> dict[str, str]:

@@ -37,6 +37,7 @@ class ShardLayout:
     places: Mapping[str, Place]
     total_size: int
     index_json: bytes | None
+    index_file: str = "model.safetensors.index.json"
 
 
 def lay_out(
@@ -44,20 +45,22 @@ def lay_out(
     shard_size: int,
     metadata: Mapping[str, str] | None = None,
     parameters: int | None = None,
+    stem: str = "model",
 ) -> ShardLayout:
     """Lay tensors out in safetensors shards of at most `shard_size` data bytes.
 
     Tensors are ordered by element size, 8-4-2-1 bytes, then as given: holes are illegal, so that this order
     is what keeps every tensor aligned. A tensor larger than a shard has one of its own. `parameters` is
-    what the index says as `total_parameters`; by default the number of elements. Raises CheckpointError for
-    tensors that the format cannot hold (see `build_header`), ValueError for a shard size below one byte.
+    what the index says as `total_parameters`; by default the number of elements. `stem` begins the files'
+    names. Raises CheckpointError for tensors that the format cannot hold (see `build_header`), ValueError for
+    a shard size below one byte.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least one byte, got {shard_size}")
     ordered = sorted(specs, key=lambda spec: -max(DTYPES[spec.dtype].bits, 8))
     cut = _cut(ordered, shard_size)
     shards = [
-        _shard(_file_name(index, len(cut)), tensors, metadata or {})
+        _shard(_file_name(stem, index, len(cut)), tensors, metadata or {})
         for index, tensors in enumerate(cut, start=1)
     ]
     places = {place_name: place for shard in shards for place_name, place in _places(shard)}
@@ -69,7 +72,7 @@ def lay_out(
     total_size = sum(place.nbytes for place in places.values())
     count = sum(spec.numel for spec in specs) if parameters is None else parameters
     index = _index(places, total_size, count) if len(shards) > 1 else None
-    return ShardLayout(tuple(shards), places, total_size, index)
+    return ShardLayout(tuple(shards), places, total_size, index, f"{stem}.safetensors.index.json")
 
 
 def _cut(specs: Iterable[TensorSpec], shard_size: int) -> list[list[TensorSpec]]:
@@ -85,8 +88,8 @@ def _cut(specs: Iterable[TensorSpec], shard_size: int) -> list[list[TensorSpec]]
     return shards
 
 
-def _file_name(index: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{index:05d}-of-{count:05d}.safetensors"
+def _file_name(stem: str, index: int, count: int) -> str:
+    return f"{stem}.safetensors" if count == 1 else f"{stem}-{index:05d}-of-{count:05d}.safetensors"
 
 
 def _shard(file: str, tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> Shard:

@@ -1,4 +1,4 @@
-"""From what a user wrote to an opened checkpoint: a scheme, a path, or a model on the Hub."""
+"""From what a user wrote to an opened checkpoint: a scheme, a path, or what a scheme claims."""
 
 from __future__ import annotations
 
@@ -8,83 +8,86 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from surgery.checkpoint.base import Checkpoint, Format, Scheme
+from surgery.checkpoint.base import AdapterFormat, Checkpoint, Format, Scheme
 from surgery.errors import CheckpointError, did_you_mean
 
 # A single letter before the colon is a drive, not a scheme.
 _SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):(.*)", re.DOTALL)
-_HUB: Final = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?", re.ASCII)
 _PICKLES: Final = frozenset((".bin", ".pt", ".pth"))
-_HUB_FILES: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
 
 def open_checkpoint(
     source: str, folder: Path, formats: Sequence[Format] = (), schemes: Sequence[Scheme] = ()
 ) -> Checkpoint:
-    """Open `scheme:rest`, a path (relative to `folder`), or `org/name[@revision]` on the Hub.
+    """Open `scheme:rest`, a path (relative to `folder`), or what a scheme claims, such as `org/name`.
 
     `formats` and `schemes` are those of plugins; they are asked before the built-in ones. What exists as a
-    path, or begins with `.`, `/` or `~`, is never looked up on the Hub. Raises CheckpointError that says
-    what was found.
+    path, or begins with `.`, `/` or `~`, is never offered to a scheme. Raises CheckpointError that says what
+    was found.
     """
     try:
-        checkpoint = _open_scheme(source, folder, schemes)
-        if checkpoint is None:
-            checkpoint = _open_path(_local(source, folder), [*formats, *BUILTIN_FORMATS])
+        found = _find(source, folder, schemes)
+        if isinstance(found, Path):
+            found = _open_path(found, [*formats, *BUILTIN_FORMATS])
     except OSError as error:  # no permission, a name that is too long, a network disk that is gone
         raise CheckpointError(f"{source[:200]}: cannot be read: {error.strerror}; check the path") from error
-    checkpoint.location = source
-    return checkpoint
+    found.location = source
+    return found
 
 
-def _open_scheme(source: str, folder: Path, schemes: Sequence[Scheme]) -> Checkpoint | None:
+def open_adapter(
+    source: str,
+    folder: Path,
+    base: Checkpoint,
+    formats: Sequence[AdapterFormat],
+    schemes: Sequence[Scheme] = (),
+) -> Checkpoint:
+    """Return `base` as the adapter that `source` names changes it; sources are looked for as in `open_checkpoint`."""
+    try:
+        path = _find(source, folder, schemes)
+        if isinstance(path, Path):
+            for candidate in formats:
+                if candidate.claims(path):
+                    folded = candidate.fold(path, base)
+                    folded.location = f"{base.location} with {source}"
+                    return folded
+    except OSError as error:
+        raise CheckpointError(f"{source[:200]}: cannot be read: {error.strerror}; check the path") from error
+    names = ", ".join(candidate.name for candidate in formats)
+    raise CheckpointError(f"{source}: is no adapter in a known format; known: {names}")
+
+
+def _find(source: str, folder: Path, schemes: Sequence[Scheme]) -> Checkpoint | Path:
+    """Return the path that `source` names, or what a scheme opens for it."""
     from surgery.checkpoint.memory import memory_scheme
 
-    match = _SCHEME.fullmatch(source)
-    if match is None or (folder / source).exists():
-        return None
     known = {scheme.name: scheme for scheme in (memory_scheme(), *schemes)}
-    scheme = known.get(match[1])
-    if scheme is None:
-        raise CheckpointError(
-            f"{source}: no plugin reads the scheme `{match[1]}:`" + did_you_mean(match[1], known)
-        )
-    return scheme.open(match[2], folder)
-
-
-def _local(source: str, folder: Path) -> Path:
-    """Return the path that `source` names, from the Hub's cache if it is a repository there."""
+    match = _SCHEME.fullmatch(source)
+    if match is not None and not (folder / source).exists():
+        if match[1] not in known:
+            raise CheckpointError(
+                f"{source}: no plugin reads the scheme `{match[1]}:`" + did_you_mean(match[1], known)
+            )
+        return known[match[1]].open(match[2], folder)
     try:
         path = folder / Path(source).expanduser()
     except RuntimeError as error:  # `~nobody`
         raise CheckpointError(f"{source}: {error}") from None
-    if path.exists():
-        return path
+    return path if path.exists() else _claimed(source, path, folder, schemes)
+
+
+def _claimed(source: str, path: Path, folder: Path, schemes: Sequence[Scheme]) -> Checkpoint | Path:
+    """Return what a scheme opens for a source that is no path. Raises CheckpointError with names that are near."""
     siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
     near = did_you_mean(path.name, siblings)
-    hub = _HUB.fullmatch(source)
-    if hub is None:
-        raise CheckpointError(f"{source}: there is no such file or folder{near}")
-    return _snapshot(source, hub["repo"], hub["revision"], near)
-
-
-def _snapshot(source: str, repo: str, revision: str | None, near: str) -> Path:
-    """Return the folder of a repository in the Hub's cache, fetching what is not there."""
-    import huggingface_hub
-
-    try:
-        found = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=[*_HUB_FILES]))
-        if not any(found.glob("*.safetensors")):
-            # pickles only where there is nothing better: many repositories have both
-            patterns = [*_HUB_FILES, "*_model*.bin"]
-            found = Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's, the HTTP client's and the file system's: all the user's to mend
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
-        raise CheckpointError(
-            f"{source}: there is no such file or folder, and it was not found on the Hub: {reason};"
-            f" check the name; for a private model log in with `hf auth login`; offline, fetch it before{near}"
-        ) from error
-    return found
+    if not source.startswith((".", "/", "~")):
+        for scheme in schemes:
+            if scheme.claims is not None and scheme.claims(source):
+                try:
+                    return scheme.open(source, folder)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{error}{near}") from error
+    raise CheckpointError(f"{source}: there is no such file or folder{near}")
 
 
 def _open_path(path: Path, formats: Sequence[Format]) -> Checkpoint:

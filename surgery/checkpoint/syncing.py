@@ -11,7 +11,12 @@ sync_data = getattr(os, "fdatasync", os.fsync)
 
 def sync_folder(folder: Path) -> None:
     """Return when the names of a folder's files are on the disk: a synced file without its name is lost."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_file(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Return when a file that is closed is on the disk, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

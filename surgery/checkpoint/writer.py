@@ -15,8 +15,6 @@ from surgery.checkpoint.syncing import sync_data, sync_folder
 from surgery.errors import CheckpointError, ResourceError
 from surgery.tensors import human_bytes
 
-INDEX: Final = "model.safetensors.index.json"
-
 _UNSUPPORTED: Final = frozenset((errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS))
 _FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT))
 _ADVICE: Final = {
@@ -157,7 +155,7 @@ class SafetensorsWriter(Writer):
         """Write the index, if there is more than one shard, and sync files and folder."""
         self.sync()
         if self.layout.index_json is not None:
-            path = self._folder / INDEX
+            path = self._folder / self.layout.index_file
             with _resource(path), open(path, "wb") as index:
                 index.write(self.layout.index_json)
                 index.flush()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from surgery.execute.report import Listener, Progress, Report
     from surgery.plan.model import Plan
     from surgery.schedule.options import RunOptions
+    from surgery.schedule.order import Schedule
 
 EVERY = 0.5  # seconds between two lines of progress for machines
 
@@ -29,7 +30,7 @@ class Announcer(ABC):
     """Told of a run's stages, in this order; after `planned` the run ends in one of the last three."""
 
     @abstractmethod
-    def planned(self, plan: Plan, options: RunOptions) -> None:
+    def planned(self, schedule: Schedule) -> None:
         """Say what will be done, and the warnings."""
 
     @abstractmethod
@@ -52,7 +53,7 @@ class Announcer(ABC):
 class Nobody(Announcer):
     """All processes of a run but the first: silent."""
 
-    def planned(self, plan: Plan, options: RunOptions) -> None:
+    def planned(self, schedule: Schedule) -> None:
         """Say nothing."""
 
     def working(self) -> AbstractContextManager[None]:
@@ -72,9 +73,9 @@ class Nobody(Announcer):
 class ForPeople(Announcer):
     """Warnings and a bar on stderr, a table on stdout."""
 
-    def planned(self, plan: Plan, options: RunOptions) -> None:
+    def planned(self, schedule: Schedule) -> None:
         """Print the warnings."""
-        for finding in plan.warnings:
+        for finding in schedule.plan.warnings:
             warn(str(finding))
 
     def working(self) -> AbstractContextManager[Listener | None]:
@@ -110,11 +111,9 @@ class ForPeople(Announcer):
 class ForMachines(Announcer):
     """One JSON object a line on stdout."""
 
-    def planned(self, plan: Plan, options: RunOptions) -> None:
+    def planned(self, schedule: Schedule) -> None:
         """Print what will be read, written and needed."""
-        from surgery.schedule.order import order
-
-        schedule = order(plan, options)
+        plan = schedule.plan
         _tell(
             "planned",
             bytes_read=schedule.reads,

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "diff": "Compare two checkpoints tensor by tensor.",
     "verify": "Check an output's files against the hashes written with it.",
     "plugins": "List the plugins and what each adds.",
+    "plugin": "Start a plugin package.",
     "schema": "Print the JSON Schema of recipes, for editors.",
     "version": "Show the versions of surgery and of what it stands on.",
 }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +15,7 @@ from surgery.cli.options import json_option, plugin_option
 from surgery.errors import PluginError
 
 if TYPE_CHECKING:
-    from surgery.host import Host, Plugin
+    from surgery.host import Host, Loaded, Plugin
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,8 @@ class Entry:
     distribution: str
     version: str
     file: str
-    hooks: tuple[str, ...]
-    ops: int
+    hooks: tuple[str, ...] = ()
+    ops: int = 0
     error: str = ""
 
 
@@ -68,14 +67,11 @@ def _hooks(entry: Entry) -> str:
 
 
 def _entries(files: tuple[Path, ...]) -> Iterator[Entry]:
-    """Yield every plugin; each is loaded apart from the others, so that one error hides nobody."""
+    """Yield every plugin; one that does not load hides no other."""
     from surgery.host import Host
 
     host = Host()
-    families, always = host.families, host.always
-    for name, plugin in sorted([*families.items(), *always.items()]):
-        host.families, host.always = {}, {}
-        (host.always if plugin.always else host.families)[name] = plugin
+    for _, plugin in sorted([*host.families.items(), *host.always.items()]):
         yield _installed(host, plugin)
     for file in files:
         yield _of_file(file)
@@ -83,35 +79,25 @@ def _entries(files: tuple[Path, ...]) -> Iterator[Entry]:
 
 def _installed(host: Host, plugin: Plugin) -> Entry:
     assert plugin.entry is not None
-    error, module = "", None
+    entry = Entry(plugin.name, plugin.origin, plugin.version, plugin.entry.value)
     try:
-        host.load_everything()
-        module = plugin.entry.load()
+        return _with(entry, host.load(plugin))
     except PluginError as refused:
-        error = str(refused)
-    file = getattr(module, "__file__", None) or plugin.entry.value
-    return Entry(
-        plugin.name, plugin.origin, plugin.version, file, _hooks_of(module), _ops_of(host, plugin.name), error
-    )
+        return replace(entry, error=str(refused))
 
 
 def _of_file(file: Path) -> Entry:
+    """Return a file's entry; each has a host of its own, so that two may not be in each other's way."""
     from surgery.host import Host
 
+    entry = Entry(file.stem, "--plugin", "", str(file))
     try:
         host = Host([file])
-    except PluginError as error:
-        return Entry(file.stem, "--plugin", "", str(file), (), 0, str(error))
-    return Entry(file.stem, "--plugin", "", str(file), (), _ops_of(host, file.stem))
+    except PluginError as refused:
+        return replace(entry, error=str(refused))
+    return _with(entry, host.load(host.files[file.stem]))
 
 
-def _ops_of(host: Host, plugin: str) -> int:
-    return sum(host.plugin_of(name).name == plugin for name in host.op_names())
-
-
-def _hooks_of(module: ModuleType | None) -> tuple[str, ...]:
-    """Return the hooks that a module implements: functions that pluggy's marker has marked."""
-    from surgery import hookspecs
-
-    names = [name for name in vars(hookspecs) if name.startswith("surgery_")]
-    return tuple(name for name in names if hasattr(getattr(module, name, None), f"{hookspecs.GROUP}_impl"))
+def _with(entry: Entry, loaded: Loaded) -> Entry:
+    file = getattr(loaded.module, "__file__", None) or entry.file
+    return replace(entry, file=file, hooks=loaded.hooks, ops=len(loaded.ops))

@@ -86,9 +86,10 @@ def _run(resolve: Callable[[], ResolvedPlan], options: RunOptions, announcer: An
     resolved: ResolvedPlan | None = None
     try:
         resolved = resolve()
-        announcer.planned(resolved.plan, options)
+        schedule = resolved.order(options)
+        announcer.planned(schedule)
         with announcer.working() as listener:
-            report = resolved.run(options, listener=listener)
+            report = resolved.run(options, listener=listener, schedule=schedule)
         announcer.finished(report)
     except SurgeryError as error:
         announcer.failed(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import torch
 
@@ -10,6 +12,8 @@ from surgery.errors import PluginError
 from surgery.execute.arena import Arena
 from surgery.math.random import stream_key, uniform
 from surgery.ops import Signature
+
+_NONE: Final[Mapping[str, torch.Tensor]] = MappingProxyType({})
 
 
 class EngineChunk:
@@ -27,6 +31,7 @@ class EngineChunk:
         "shape",
         "signature",
         "start",
+        "statistics",
     )
 
     def __init__(
@@ -37,12 +42,14 @@ class EngineChunk:
         start: int,
         arena: Arena,
         key: tuple[int, str, int] | None,
+        statistics: Mapping[str, torch.Tensor] = _NONE,
     ) -> None:
         """`key` is (seed, op, its version), which draws depend on; None for a sample, whose elements have no index."""
         self.signature = signature
         self.models = models
         self.base = base
         self.start = start
+        self.statistics = statistics
         self._arena = arena
         self._key = key
         self._out: torch.Tensor | None = None

@@ -6,7 +6,7 @@ its gather passes found, a TENSOR or GROUP op's result is held whole. Both are l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from surgery.ops import BLOCK, Signature, Split
 from surgery.plan.nodes import (
     Agree,
     Apply,
+    Emitted,
     GroupCall,
     Member,
     Node,
@@ -45,6 +46,12 @@ class Held:
         default_factory=set
     )  # ops whose inputs a gather pass has searched for NaN and Inf
     whole: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def statistics(self, node: Apply) -> Mapping[str, torch.Tensor]:
+        """Return the statistics of activations that a node's op needs, by `Need`."""
+        if node.calibration is None:
+            return {}
+        return self.found[id(node.calibration)][node.signature.name]  # type: ignore[no-any-return]
 
 
 def compute_dtype(root: Node) -> torch.dtype:
@@ -110,6 +117,8 @@ class Evaluator:
                 return self._apply(node, start, stop, held, dtype)
             case Agree():
                 raise AssertionError("tensors without arithmetic are copied as bytes")
+            case Emitted():
+                raise AssertionError("what an op emits is stored, nothing is computed with it")
 
     def _aligned(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return a range that begins anywhere, cut out of one that begins where chunks may: see ALIGNED."""
@@ -155,7 +164,9 @@ class Evaluator:
         """Return what an op sees of elements start to stop."""
         models = [self.operand(child, start, stop, held, dtype) for child in node.models]
         base = None if node.base is None else self.operand(node.base, start, stop, held, dtype)
-        return EngineChunk(self.signature(node), models, base, start, self.arena, draw_key(node))
+        return EngineChunk(
+            self.signature(node), models, base, start, self.arena, draw_key(node), held.statistics(node)
+        )
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
@@ -215,16 +226,22 @@ class Evaluator:
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
         row = max(node.signature.first.row, 1)
-        first, last = start // row * row, -(-stop // row) * row
+        x = self.rows(node, start // row, -(-stop // row), held, dtype)
+        result = self.range(node, x, node.op.implementation, (x, node.params))
+        return result[start - x.start : stop - x.start]
+
+    def rows(self, node: Apply, first_row: int, last_row: int, held: Held, dtype: torch.dtype) -> EngineChunk:
+        """Return what an op sees of whole rows, [rows, row]."""
+        row = max(node.signature.first.row, 1)
+        first, last = first_row * row, last_row * row
         # what lies below is computed on aligned ranges, whatever the length of a row
         low = first // ALIGNED * ALIGNED
         high = min(-(-last // ALIGNED) * ALIGNED, node.signature.first.numel)
         flat = self.chunk(node, low, high, held, dtype)
         models = [model[first - low : last - low].view(-1, row) for model in flat.models]
         base = None if flat.base is None else flat.base[first - low : last - low].view(-1, row)
-        x = EngineChunk(node.signature, models, base, first, self.arena, draw_key(node))
-        result = self.range(node, x, node.op.implementation, (x, node.params))
-        return result[start - first : stop - first]
+        statistics = held.statistics(node)
+        return EngineChunk(node.signature, models, base, first, self.arena, draw_key(node), statistics)
 
     def range(
         self,
@@ -313,6 +330,10 @@ class Evaluator:
                 f"too large for {DTYPES[spec.dtype].torch}; write `output.dtype: bfloat16` or `float32`"
             )
         return out.memory
+
+    def encoded_new(self, value: torch.Tensor, spec: TensorSpec) -> memoryview:
+        """Return a value's bytes in the stored dtype, in staging memory that lasts until `begin`."""
+        return self.encoded(value, spec, 0, self.arena.staging(nbytes(value.numel(), spec.dtype)))
 
 
 def below_rows(node: Node) -> tuple[Node, int]:

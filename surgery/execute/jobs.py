@@ -9,13 +9,14 @@ import torch
 from surgery.checkpoint.hashing import PIECE
 from surgery.errors import OpError
 from surgery.execute.arena import Staging
+from surgery.execute.emit import emissions, stored_bytes
 from surgery.execute.evaluate import Evaluator, Held, below_rows, compute_dtype
 from surgery.execute.needs import Needs, Phases, Unit, prefetch
 from surgery.execute.program import Program, compilable
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
 from surgery.plan.model import OutputTensor
-from surgery.plan.nodes import Agree, Apply, Member, Node, Rows, Source, inputs_of, sources
+from surgery.plan.nodes import Agree, Apply, Emitted, Member, Node, Rows, Source, inputs_of, sources
 from surgery.schedule.jobs import Job, Target
 from surgery.tensors import DTYPES, nbytes
 
@@ -56,17 +57,20 @@ class JobRun:
         }
         by_size: dict[int, list[Target]] = {}
         by_source: dict[Hashable, list[Target]] = {}
+        emitted: dict[int, list[Target]] = {}
         for target in self.job.targets:
             node = target.tensor.node
-            if is_copy(target) and not any(id(source) in read for source in sources(node)):
+            if isinstance(node, Emitted):
+                emitted.setdefault(id(node.call), []).append(target)
+            elif is_copy(target) and not any(id(source) in read for source in sources(node)):
                 # those of a set that must agree are all one, whichever comes first
                 key = frozenset((id(source), start) for source, start in _copied(node))
                 by_source.setdefault((key, target.tensor.spec.nbytes), []).append(target)
             else:
                 by_size.setdefault(target.tensor.spec.numel, []).append(target)
-        return [unit for targets in by_source.values() for unit in self._copies(targets)] + [
-            unit for targets in by_size.values() for unit in self._spans(targets)
-        ]
+        units = [unit for targets in by_source.values() for unit in self._copies(targets)]
+        units += [unit for targets in by_size.values() for unit in self._spans(targets)]
+        return units + [self._emits(targets) for targets in emitted.values()]
 
     def _begin(self, targets: Sequence[Target]) -> list[tuple[Target, Writing]]:
         return [(target, self._sinks[target.output].begin(target.tensor.spec)) for target in targets]
@@ -142,6 +146,28 @@ class JobRun:
 
         return store
 
+    def _emits(self, targets: Sequence[Target]) -> Unit:
+        """Return the unit that writes what one call emits, in order: pieces of its tensors end at different rows."""
+        writings = self._begin(targets)
+        node = targets[0].tensor.node
+        assert isinstance(node, Emitted)
+        call = node.call
+
+        def unit(work: Evaluator) -> None:
+            prefetch(call, 0, call.spec.numel)
+            streams = [writing.stretch(0) for _, writing in writings]
+            for values in emissions(work, call, self.held, self.job.chunk):
+                for (target, _), stream in zip(writings, streams, strict=True):
+                    value = values.get(target.tensor.node.spec.name)
+                    if value is not None:
+                        stream.write(data := stored_bytes(value, target.tensor.node.spec, work))
+                        self._meter.add(len(data), target.tensor.spec.name)
+            for stream, (_, writing) in zip(streams, writings, strict=True):
+                if stream.close():
+                    self._done(writing)
+
+        return unit
+
     def _copies(self, targets: Sequence[Target]) -> list[Unit]:
         """Return units that copy a piece each to all targets; they are copies of the same bytes."""
         writings = self._begin(targets)
@@ -183,12 +209,13 @@ def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
         case Source():
             return [(node, start)]
         case Rows():
-            return _copied(node.node, start + nbytes(node.start, node.spec.dtype))
+            below, _ = below_rows(node)  # stored as that is: a spec tells the dtype to write
+            return _copied(node.node, start + nbytes(node.start, below.spec.dtype))
         case Agree():
             return list(
                 dict.fromkeys(copied for child in inputs_of(node) for copied in _copied(child, start))
             )
-        case Apply() | Member():
+        case Apply() | Member() | Emitted():
             raise AssertionError("what an op computes is no copy")
 
 

@@ -1,4 +1,6 @@
-"""The first pass of MODEL ops: gather over all tensors of a step, fold in the model's order, solve once.
+"""What must be known before the first tensor is written: what MODEL ops find, and statistics of activations.
+
+A MODEL op's first pass gathers over all tensors of a step, folds in the model's order and solves once.
 
 Every process gathers a contiguous share and all of them fold the shares in the order of ranks. A MODEL op's fold must
 therefore be associative to the last bit (counts, or lists of floats for an exact sum), which `surgery.testing` checks.
@@ -6,48 +8,81 @@ therefore be associative to the last bit (counts, or lists of floats for an exac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from surgery.errors import PluginError
 from surgery.execute.contract import attempt
 from surgery.execute.crew import Crew
 from surgery.execute.device import World
-from surgery.execute.evaluate import Held
+from surgery.execute.evaluate import Evaluator, Held
 from surgery.execute.needs import Fold, Needs, Phases, Unit, gather_units
 from surgery.ops import BLOCK, Reduce, Scan
-from surgery.plan.nodes import Apply, Scope, inputs_of, walk
+from surgery.plan.nodes import Apply, Calibration, Node, Scope, inputs_of, walk
 from surgery.schedule.jobs import Job, held_bytes
 
+Whole = Scope | Calibration
+Statistics = Mapping[str, Mapping[str, torch.Tensor]]  # by tensor, then by `Need`
 
-def scopes_of(jobs: Iterable[Job]) -> list[Scope]:
-    """Return the scopes that jobs need, inner ones first."""
-    found: dict[int, Scope] = {}
-    for job in jobs:
-        for node in walk(*job.roots):
-            if isinstance(node, Apply) and node.scope is not None and id(node.scope) not in found:
-                for inner in scopes_below(node.scope):
-                    found.setdefault(id(inner), inner)
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a calibration may use: an evaluator, all workers, a folder for what it keeps (None: it keeps nothing)."""
+
+    work: Evaluator
+    crew: Crew
+    here: World
+    folder: Path | None = None
+
+
+# From a calibration, what is found of whole models so far, and a place to work to the statistics.
+Calibrate = Callable[[Calibration, Mapping[int, Any], Site], Statistics]
+
+
+def scopes_of(jobs: Iterable[Job]) -> list[Whole]:
+    """Return what jobs need to know of whole models, inner ones first."""
+    found: dict[int, Whole] = {}
+    _collect([root for job in jobs for root in job.roots], found, set())
     return list(found.values())
 
 
-def scopes_below(scope: Scope) -> Iterator[Scope]:
-    """Yield the scopes that a scope's members are computed from, then the scope itself."""
-    seen: set[int] = set()
-    for member in scope.members:
-        for node in walk(*([member.base] if member.base else []), *member.models):
-            inner = node.scope if isinstance(node, Apply) else None
-            if inner is not None and inner is not scope and id(inner) not in seen:
-                seen.add(id(inner))
-                yield from scopes_below(inner)
-    yield scope
+def _collect(roots: Iterable[Node], found: dict[int, Whole], seen: set[int]) -> None:
+    """Add the scopes and calibrations below some nodes, those that others rest on first."""
+    for node in walk(*roots):
+        for whole in (node.scope, node.calibration) if isinstance(node, Apply) else ():
+            if whole is not None and id(whole) not in seen:
+                seen.add(id(whole))
+                _collect(_below(whole), found, seen)
+                found[id(whole)] = whole
 
 
-def gather_models(found: dict[int, Any], scopes: Sequence[Scope], crew: Crew, here: World) -> None:
-    """Add what each scope's op finds to `found`, by the scope's id."""
-    for scope in scopes:
-        found[id(scope)] = _gather(scope, found, crew, here) if scope.numel else None
+def _below(whole: Whole) -> Iterable[Node]:
+    if isinstance(whole, Calibration):
+        return whole.nodes.values()
+    return (child for member in whole.members for child in inputs_of(member))
+
+
+def gather_models(
+    found: dict[int, Any],
+    wholes: Sequence[Whole],
+    site: Site,
+    calibrate: Calibrate | None = None,
+) -> None:
+    """Add what each scope's op finds, and each calibration's statistics, to `found` by its id."""
+    for whole in wholes:
+        if isinstance(whole, Scope):
+            found[id(whole)] = _gather(whole, found, site.crew, site.here) if whole.numel else None
+        else:
+            if calibrate is None:
+                raise PluginError(
+                    f"step {whole.step}: needs activations, this call computes none; use `surgery run`"
+                )
+            found[id(whole)] = calibrate(whole, found, site)
 
 
 def _gather(scope: Scope, found: dict[int, Any], crew: Crew, here: World) -> Any:

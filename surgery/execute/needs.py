@@ -139,7 +139,7 @@ class Needs:
             elif isinstance(node, Apply) and id(node) not in self.held.found:
                 if node.split is Split.REDUCE:
                     yield from self._reduce(node)
-                elif node.split is Split.TENSOR:
+                elif node.split is Split.TENSOR and not node.parts:
                     yield [lambda work, call=node: self._tensor(work, call)]  # type: ignore[misc]
 
     def _reduce(self, node: Apply) -> Phases:
@@ -166,24 +166,26 @@ class Needs:
             work.place.finish()
         return out.view(node.spec.shape)
 
-    def _call_chunk(self, work: Evaluator, node: Apply) -> EngineChunk:
+    def whole_chunk(self, work: Evaluator, node: Apply) -> EngineChunk:
+        """Return what an op sees of whole tensors."""
         dtype = compute_dtype(node)
         models = [self._whole(work, child, dtype) for child in node.models]
         base = None if node.base is None else self._whole(work, node.base, dtype)
         work.begin()
-        return EngineChunk(node.signature, models, base, 0, work.arena, draw_key(node))
+        statistics = self.held.statistics(node)
+        return EngineChunk(node.signature, models, base, 0, work.arena, draw_key(node), statistics)
 
     def _tensor(self, work: Evaluator, node: Apply) -> None:
         if node.spec.numel == 0:
             self.held.whole[id(node)] = torch.empty(0, dtype=compute_dtype(node), device=work.place.device)
             return
-        x = self._call_chunk(work, node)
+        x = self.whole_chunk(work, node)
         result = work.call(node, node.op.implementation, (x, node.params))
         self._hold(work, node, node, x, result)
         work.place.finish()
 
     def _group(self, work: Evaluator, group: GroupCall) -> None:
-        members = {name: self._call_chunk(work, member) for name, member in group.members.items()}
+        members = {name: self.whole_chunk(work, member) for name, member in group.members.items()}
         results = work.call(group, group.op.implementation.apply, (members, group.params))
         if not isinstance(results, Mapping) or set(results) != set(members):
             names = sorted(results) if isinstance(results, Mapping) else type(results).__name__

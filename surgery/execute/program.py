@@ -70,7 +70,8 @@ class Program:
             values = [self._rounded(load(start)) for load in inputs]
             if x is None:
                 models, base = (values[1:], values[0]) if based else (values, None)
-                x = EngineChunk(work.signature(node), models, base, start, work.arena, draw_key(node))
+                signature, statistics = work.signature(node), self._held.statistics(node)
+                x = EngineChunk(signature, models, base, start, work.arena, draw_key(node), statistics)
             else:
                 x.move(start, values)
             return x

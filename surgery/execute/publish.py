@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -14,31 +13,47 @@ from typing import Any
 import xxhash
 
 from surgery import __version__
-from surgery.checkpoint.sidecars import config_with_dtype, without_quantization, write_json
+from surgery.checkpoint.origin import origin_of
+from surgery.checkpoint.sidecars import CONFIG, config_with_dtype, without_quantization, write_json
+from surgery.checkpoint.syncing import sync_file, sync_folder
 from surgery.errors import ResourceError
-from surgery.execute.report import Written
+from surgery.execute.report import Leave, Report, Written
 from surgery.execute.sink import WORK, Sink
+from surgery.host import Host
 from surgery.plan.model import Output, Plan
+from surgery.recipe.published import published, published_source
 from surgery.tensors import DTYPES
 
 MANIFEST = "surgery.json"
 
 
-def publish(plan: Plan, sinks: Sequence[Sink], *, force: bool) -> tuple[Written, ...]:
+def publish(
+    plan: Plan,
+    report: Report,
+    sinks: Sequence[Sink],
+    host: Host,
+    *,
+    force: bool,
+    leave: Leave | None = None,
+) -> None:
     """Complete the partial folders of all outputs, then rename each to its place.
 
+    `leave` writes what a run leaves beside the weights. It is not in the manifest: times differ from run to run.
     Raises ResourceError if that cannot be done; what is computed then stays in the partial folders.
     """
     for sink in sinks:
         with _told(sink):
-            _complete(plan, sink)
+            _complete(plan, sink, host)
+            left = leave(plan, report, sink.output, sink.folder) if leave else ()
+            for name in left:
+                sync_file(sink.folder / name)
+            sync_folder(sink.folder)
     with _uninterrupted():
         for sink in sinks:
             with _told(sink):
                 _rename(sink, force=force)
     for sink in sinks:
         shutil.rmtree(_place(sink) / WORK, ignore_errors=True)
-    return tuple(_written(sink) for sink in sinks)
 
 
 def _place(sink: Sink) -> Path:
@@ -46,7 +61,8 @@ def _place(sink: Sink) -> Path:
     return sink.output.folder
 
 
-def _written(sink: Sink) -> Written:
+def written(sink: Sink) -> Written:
+    """Return what is or will be published of an output."""
     output = sink.output
     return Written(output.name, _place(sink), len(output.tensors), output.nbytes, len(sink.layout.shards))
 
@@ -63,16 +79,15 @@ def _told(sink: Sink) -> Iterator[None]:
         ) from error
 
 
-def _complete(plan: Plan, sink: Sink) -> None:
+def _complete(plan: Plan, sink: Sink, host: Host) -> None:
     """Put everything that belongs to an output into its partial folder, and bring it to the disk."""
     missing = sink.layout.places.keys() - sink.done.keys()
     assert not missing, f"{sink.folder}: {len(missing)} tensors were never written, {min(missing)} among them"
     sink.writer.finish()
     files = _sidecars(sink.output, sink.folder)
-    write_json(sink.folder / MANIFEST, manifest(plan, sink, files))
+    write_json(sink.folder / MANIFEST, manifest(plan, sink, files, host))
     for name in [*files, MANIFEST]:
-        _sync(sink.folder / name)
-    _sync(sink.folder)
+        sync_file(sink.folder / name)
 
 
 def _sidecars(output: Output, folder: Path) -> dict[str, str]:
@@ -81,8 +96,8 @@ def _sidecars(output: Output, folder: Path) -> dict[str, str]:
         shutil.copyfile(path, folder / name)
     names = list(output.sidecars)
     if output.config:
-        write_json(folder / "config.json", output_config(output))
-        names.append("config.json")
+        write_json(folder / output.config_file, output_config(output))
+        names.append(output.config_file)
     return {name: xxhash.xxh3_128((folder / name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
@@ -93,6 +108,8 @@ def output_config(output: Output) -> Mapping[str, Any]:
         if DTYPES[tensor.spec.dtype].arithmetic:
             weights[tensor.spec.dtype] = weights.get(tensor.spec.dtype, 0) + tensor.spec.numel
     config = output.config
+    if output.config_file != CONFIG:
+        return config
     if weights:
         name = DTYPES[max(sorted(weights), key=lambda tag: weights[tag])].torch
         assert name is not None
@@ -102,15 +119,22 @@ def output_config(output: Output) -> Mapping[str, Any]:
     return config
 
 
-def manifest(plan: Plan, sink: Sink, files: Mapping[str, str]) -> dict[str, Any]:
-    """Return what `surgery verify` checks: hashes of all tensors and files, and where they come from."""
+def manifest(plan: Plan, sink: Sink, files: Mapping[str, str], host: Host) -> dict[str, Any]:
+    """Return hashes of all tensors and files, and where they come from: what `surgery verify` checks and
+    `surgery reproduce` begins with. The same run gives the same manifest."""
     output = sink.output
     return {
         "format": 1,
         "surgery": __version__,
         "output": output.name,
         "seed": plan.recipe.seed,
-        "models": {name: _source(plan, name) for name in sorted(plan.checkpoints)},
+        "recipe": published(plan.recipe),
+        "recipe_folder": _way_back(_place(sink), plan.recipe.folder),
+        "models": {
+            name: {"source": published_source(plan.recipe, name), **origin_of(checkpoint).record()}
+            for name, checkpoint in sorted(plan.checkpoints.items())
+        },
+        "plugins": _plugins(plan, host),
         "steps": {
             name: {"op": step.op.name, "version": step.op.version}
             for name, step in sorted(plan.steps.items())
@@ -123,10 +147,26 @@ def manifest(plan: Plan, sink: Sink, files: Mapping[str, str]) -> dict[str, Any]
     }
 
 
-def _source(plan: Plan, name: str) -> str:
-    """Return a source as it may be published: a Hub id as it is, a local path by its last part only."""
-    source = plan.recipe.models[name].source
-    return Path(source).name if source.startswith((".", "/", "~")) else source
+def _way_back(folder: Path, home: Path) -> str | None:
+    """Return the recipe's folder as seen from the output's: `..` if that is above it, None elsewhere."""
+    try:
+        steps = len(folder.resolve().relative_to(home.resolve()).parts)
+    except ValueError:
+        return None
+    return "/".join([".."] * steps)
+
+
+def _plugins(plan: Plan, host: Host) -> dict[str, dict[str, str]]:
+    """Return which releases the ops came from, by family; of a single file its name and hash."""
+    found = {}
+    for step in plan.steps.values():
+        plugin = host.plugin_of(step.op.name)
+        if plugin.file is None:
+            found[plugin.name] = {"distribution": plugin.origin, "version": plugin.version}
+        else:
+            digest = xxhash.xxh3_128(plugin.file.read_bytes()).hexdigest()
+            found[plugin.name] = {"file": plugin.file.name, "xxh3": digest}
+    return dict(sorted(found.items()))
 
 
 def _rename(sink: Sink, *, force: bool) -> None:
@@ -139,7 +179,7 @@ def _rename(sink: Sink, *, force: bool) -> None:
         shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed right here
         folder.rename(replaced)
     sink.folder.rename(folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 @contextmanager
@@ -158,11 +198,3 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, handler)
     for late in caught[:1]:
         signal.raise_signal(late)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,11 +6,15 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from surgery.errors import Finding
+
+if TYPE_CHECKING:
+    from surgery.plan.model import Output, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,21 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """A moment of a run: seconds since its work began, bytes read and written until then, resident memory."""
+
+    seconds: float
+    read: int
+    written: int
+    rss: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """A finished run. Times in seconds; `peak_rss` is the process's largest resident memory in bytes."""
+    """A finished run. Times in seconds; `peak_rss` is the process's largest resident memory in bytes.
+
+    `samples` are the first process's, a few a second.
+    """
 
     outputs: tuple[Written, ...]
     seconds: float
@@ -47,6 +64,12 @@ class Report:
     device: str
     resumed: int = 0  # tensors kept from an interrupted run
     warnings: tuple[Finding, ...] = ()
+    processes: int = 1
+    samples: tuple[Sample, ...] = field(default=(), repr=False)
+
+
+# Writes what else belongs into an output's folder before it is published; returns the names of the files.
+Leave = Callable[["Plan", Report, "Output", Path], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)

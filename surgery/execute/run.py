@@ -16,10 +16,11 @@ from surgery.execute.crew import Crew, one_thread_a_worker
 from surgery.execute.device import ACCELERATOR_CHUNK, World, device_memory, places, world
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
-from surgery.execute.models import gather_models, scopes_of
+from surgery.execute.models import Calibrate, Site, gather_models, scopes_of
 from surgery.execute.needs import prefetch
-from surgery.execute.publish import publish
-from surgery.execute.report import JobDone, Listener, Meter, Report, Written, peak_rss
+from surgery.execute.publish import publish, written
+from surgery.execute.report import JobDone, Leave, Listener, Meter, Report, peak_rss
+from surgery.execute.samples import Samples
 from surgery.execute.sink import Sink
 from surgery.execute.syncer import Syncer
 from surgery.host import Host
@@ -30,39 +31,50 @@ from surgery.schedule.options import RunOptions
 from surgery.schedule.order import Schedule, order
 
 
-def run(plan: Plan, options: RunOptions, host: Host, listener: Listener | None = None) -> Report:
-    """Carry out a plan and return what happened.
+def ordered(plan: Plan, options: RunOptions) -> Schedule:
+    """Return the schedule by which `run` carries a plan out on this machine's devices.
+
+    Raises ResourceError if a job can never fit or a device is asked for that is not there.
+    """
+    here = world(options.device)
+    if here.device.type == "cuda" and options.chunk is None:
+        options = _for_accelerator(options, here)
+    return order(plan, options)
+
+
+def run(
+    plan: Plan,
+    options: RunOptions,
+    host: Host,
+    listener: Listener | None = None,
+    schedule: Schedule | None = None,
+    calibrate: Calibrate | None = None,
+    leave: Leave | None = None,
+) -> Report:
+    """Carry out a plan and return what happened. `schedule` is what `ordered` gave, if it was asked before; `calibrate`
+    computes the statistics that ops need of activations; `leave` writes what else belongs into the outputs.
 
     Raises CheckpointError, OpError or ResourceError; then, and on Ctrl-C, what is finished stays beside the output
     in `<output>.partial` and the next run of the same plan continues from it.
     """
     started = time.monotonic()
     here = world(options.device)
-    if here.device.type == "cuda" and options.chunk is None:
-        options = _for_accelerator(options, here)
-    schedule = order(plan, options)
+    schedule = schedule or ordered(plan, options)
     sinks = _sinks(plan, schedule.layouts)
     with one_thread_a_worker(), _one_interrupt():
         try:
             kept = _open(sinks, here, resume=options.resume)
             work = _Run(schedule, sinks, here, host)
-            work.go(listener)
-            written = _publish(plan, sinks, here, options, work.entries)
-            total_read, total_written = work.totals()
+            work.go(listener, calibrate)
+            report = work.report(started, kept)
+            _collect(sinks, here, work.entries)
+            if here.rank == 0:
+                publish(plan, report, sinks, host, force=options.force, leave=leave)
+            here.wait()
         finally:
             for sink in sinks:
                 sink.close()
-    report = Report(
-        outputs=written,
-        seconds=time.monotonic() - started,
-        bytes_read=total_read,
-        bytes_written=total_written,
-        peak_rss=peak_rss(),
-        workers=schedule.workers,
-        device=here.device.type,
-        resumed=kept,
-        warnings=plan.warnings,
-    )
+    report = replace(report, seconds=time.monotonic() - started)
     host.hook.surgery_run_finished(report=report)
     return report
 
@@ -87,34 +99,54 @@ class _Run:
         self.todo = [job for job in schedule.jobs if not self._is_done(job)]
         self.mine = share(self.todo, here)
         self.meter = Meter(total=sum(job.writes for job in self.mine))
+        self.samples = Samples(self.meter.started)
         self._index = {id(sink): index for index, sink in enumerate(sinks)}
 
     def _is_done(self, job: Job) -> bool:
         return all(target.tensor.spec.name in self.sinks[target.output].done for target in job.targets)
 
-    def go(self, listener: Listener | None) -> None:
+    def go(self, listener: Listener | None, calibrate: Calibrate | None) -> None:
         """Gather for whole models, then run this process's jobs."""
         stop, stopped = threading.Event(), threading.Event()
         threading.Thread(target=self._tick, args=(listener, stop, stopped), daemon=True).start()
         try:
             crew = Crew(self.evaluators, self.schedule.room)
             found: dict[int, Any] = {}
-            gather_models(found, scopes_of(self.todo), crew, self.here)
+            site = Site(self.evaluators[0], crew, self.here, self.sinks[0].work_folder)
+            gather_models(found, scopes_of(self.todo), site, calibrate)
             self._jobs(crew, found)
         finally:
             stop.set()
             stopped.wait()
 
-    def totals(self) -> tuple[int, int]:
-        """Return the bytes that all processes have read and written."""
-        mine = sum(evaluator.bytes_read for evaluator in self.evaluators), self.meter.done
-        everyone: list[Any] = self.here.gather(mine)
-        return sum(read for read, _ in everyone), sum(written for _, written in everyone)
+    def report(self, started: float, kept: int) -> Report:
+        """Return what happened until now, the bytes of all processes; outputs are the first process's to tell."""
+        everyone: list[Any] = self.here.gather((self._read(), self.meter.done))
+        return Report(
+            outputs=tuple(written(sink) for sink in self.sinks) if self.here.rank == 0 else (),
+            seconds=time.monotonic() - started,
+            bytes_read=sum(read for read, _ in everyone),
+            bytes_written=sum(done for _, done in everyone),
+            peak_rss=peak_rss(),
+            workers=self.schedule.workers,
+            device=self.here.device.type,
+            resumed=kept,
+            warnings=self.schedule.plan.warnings,
+            processes=self.here.size,
+            samples=tuple(self.samples.taken),
+        )
+
+    def _read(self) -> int:
+        return sum(evaluator.bytes_read for evaluator in self.evaluators)
 
     def _tick(self, listener: Listener | None, stop: threading.Event, stopped: threading.Event) -> None:
         try:
-            while listener is not None and not stop.wait(0.1):
-                listener(self.meter.progress())
+            self.samples.take(self._read(), self.meter.done)
+            while not stop.wait(0.1):
+                self.samples.offer(self._read(), self.meter.done)
+                if listener is not None:
+                    listener(self.meter.progress())
+            self.samples.take(self._read(), self.meter.done)
         finally:
             stopped.set()
 
@@ -181,19 +213,12 @@ def _open(sinks: Sequence[Sink], here: World, *, resume: bool) -> int:
     return sum(len(sink.done) for sink in sinks)
 
 
-def _publish(
-    plan: Plan, sinks: Sequence[Sink], here: World, options: RunOptions, entries: list[dict[str, Entry]]
-) -> tuple[Written, ...]:
-    """Collect what all processes wrote and, in the first one, complete the outputs."""
+def _collect(sinks: Sequence[Sink], here: World, entries: list[dict[str, Entry]]) -> None:
+    """Collect what all processes wrote."""
     everything: list[Any] = here.gather(entries)
     for index, sink in enumerate(sinks):
         for theirs in everything:
             sink.done |= theirs[index]
-    written: tuple[Written, ...] = ()
-    if here.rank == 0:
-        written = publish(plan, sinks, force=options.force)
-    here.wait()
-    return written
 
 
 @contextlib.contextmanager

@@ -108,6 +108,11 @@ class Sink:
         self._journal: Journal | None = None
         self._lock: int | None = None
 
+    @property
+    def work_folder(self) -> Path:
+        """Return the folder for what a run keeps for the next one until it has published."""
+        return self._work
+
     def lock(self) -> None:
         """Claim the folder for this run. Raises ResourceError when another run is writing here."""
         try:

@@ -12,7 +12,7 @@ from surgery.execute.crew import Crew, one_thread_a_worker
 from surgery.execute.device import Place, World
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
-from surgery.execute.models import gather_models, scopes_of
+from surgery.execute.models import Calibrate, Site, gather_models, scopes_of
 from surgery.execute.report import Meter
 from surgery.math.convert import torch_dtype
 from surgery.ops import BLOCK
@@ -51,8 +51,9 @@ class _Buffer:
 class LazyStateDict(Mapping[str, torch.Tensor]):
     """Maps tensor names to tensors; each access computes its tensor anew, in the dtype that would be stored."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, calibrate: Calibrate | None = None) -> None:
         self._plan = plan
+        self._calibrate = calibrate
         self._tensors: dict[str, OutputTensor] = {t.spec.name: t for t in plan.outputs[0].tensors}
         self._work = Evaluator(Place(torch.device("cpu")), plan.recipe.on_nonfinite)
         self._found: dict[int, Any] = {}
@@ -76,7 +77,8 @@ class LazyStateDict(Mapping[str, torch.Tensor]):
 
     def _run(self, job: Job, buffer: _Buffer) -> None:
         needed = [scope for scope in scopes_of([job]) if id(scope) not in self._found]
-        gather_models(self._found, needed, Crew([self._work], job.held), World())
+        site = Site(self._work, Crew([self._work], job.held), World())
+        gather_models(self._found, needed, site, self._calibrate)
         job_run = JobRun(job, [buffer], self._found, lambda _: None, Meter(total=job.writes))  # type: ignore[list-item]
         for units in job_run.phases():
             for unit in units:

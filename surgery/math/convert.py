@@ -68,8 +68,8 @@ def decode(raw: Raw, tag: str, out: Tensor) -> None:
 def encode(x: Tensor, tag: str, out: Tensor) -> OverflowCount | None:
     """Round float32 or float64 to nearest, ties to even, into the stored dtype's bytes in `out` (uint8).
 
-    Returns what overflowed: finite numbers stored as infinities; None when nothing did. Raises OpError for
-    dtypes that arithmetic is not done on.
+    Masks (BOOL) become true where a number is not 0. Returns what overflowed: finite numbers stored as infinities;
+    None when nothing did. Raises OpError for dtypes that arithmetic is not done on.
     """
     _require_arithmetic("encode", tag)
     return round_into(x, tag, out.view(torch_dtype(tag)).view(x.shape))
@@ -84,7 +84,7 @@ def round_into(x: Tensor, tag: str, stored: Tensor) -> OverflowCount | None:
 
 
 def _require_arithmetic(where: str, tag: str) -> None:
-    if not DTYPES[tag].arithmetic:
+    if not DTYPES[tag].arithmetic and tag != "BOOL":
         known = ", ".join(f"`{d.tag}`" for d in DTYPES.values() if d.arithmetic)
         raise OpError(f"{where}: `{tag}` holds no numbers by itself; use one of {known}")
 

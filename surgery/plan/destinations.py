@@ -24,9 +24,8 @@ def check_destinations(
     outputs: Iterable[Output], checkpoints: Iterable[Checkpoint], problems: Problems, *, force: bool
 ) -> None:
     """Note what stands in the way of writing the outputs."""
-    sources = {
-        Path(extent.file).resolve().parent for c in checkpoints if (extent := _any_extent(c)) is not None
-    }
+    read = {part for checkpoint in checkpoints for part in checkpoint.parts()}
+    sources = {Path(extent.file).resolve().parent for c in read if (extent := _any_extent(c)) is not None}
     wanted: dict[Path, int] = {}
     for output in outputs:
         folder = output.folder

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from surgery.errors import PlanError, did_you_mean
 from surgery.ops import Layout, ModelView, Take
-from surgery.plan.nodes import Node, Rows
+from surgery.plan.nodes import Emitted, Node, Rows
 from surgery.plan.problems import Problems
 from surgery.plan.virtual import VirtualModel, annotate, layer_count, renamed
 from surgery.recipe.resolve_ops import ResolvedStep
@@ -65,6 +65,8 @@ def _take(known: dict[str, VirtualModel], name: str, take: Take) -> tuple[Node, 
     spec = info.spec
     if take.rows is None:
         return node, spec.with_(name=name)
+    if isinstance(node, Emitted):
+        return f"{name}: takes rows of {take.name}, which step {node.call.step} stores as a whole; cut before that step"
     first, last = take.rows
     if not (spec.shape and 0 <= first < last <= spec.shape[0]):
         return f"{name}: takes rows {first} to {last} of {take.name}, got shape {spec.shape}; give rows inside it"

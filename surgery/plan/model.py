@@ -37,6 +37,8 @@ class Output:
     config: Mapping[str, Any]
     sidecars: Mapping[str, Path]
     shard_size: int
+    stem: str = "model"
+    config_file: str = "config.json"
 
     @property
     def nbytes(self) -> int:

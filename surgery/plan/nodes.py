@@ -2,7 +2,7 @@
 
     Source    a tensor in a file                       Rows      some rows of another node
     Apply     an op on the same-named tensors          Agree     integer tensors that must be equal
-    Member    one tensor of a group's result
+    Member    one tensor of a group's result             Emitted   one of several tensors that an op makes of one
 
 Nodes are made while planning, hold no values, and are shared: what two outputs have in common is one node.
 """
@@ -10,13 +10,17 @@ Nodes are made while planning, hold no values, and are shared: what two outputs 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Op, Params, Signature, Split
+from surgery.ops import Op, Params, Part, Signature, Split
+from surgery.recipe.model import Calibration as Settings
 from surgery.tensors import TensorSpec
 
 # Part of every digest: raise it when the engine's own arithmetic changes (decoding, rounding, folding).
@@ -63,9 +67,30 @@ class Scope:
         return sum(member.spec.numel for member in self.members)
 
 
+@dataclass(slots=True, eq=False)
+class Calibration:
+    """Where the statistics of a step's op come from: activations of its input model on some text.
+
+    `settings` is what the recipe says, `texts` are its files; `nodes` are all tensors of the model, `config` and
+    `sidecars` what else is needed to run it; `members` are the op's calls, by the tensor that they change.
+    """
+
+    step: str
+    settings: Settings
+    texts: tuple[Path, ...]
+    text_digest: bytes
+    config: Mapping[str, Any]
+    sidecars: Mapping[str, Path]
+    nodes: Mapping[str, Node]
+    members: dict[str, Apply] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Apply:
-    """An op on a tensor of some models; `signature.models` and `models` run in parallel."""
+    """An op on a tensor of some models; `signature.models` and `models` run in parallel.
+
+    Of a call that emits `parts`, `spec` is only the shape that its work is cut by.
+    """
 
     step: str
     op: Op
@@ -77,6 +102,13 @@ class Apply:
     spec: TensorSpec
     seed: int
     scope: Scope | None = None
+    calibration: Calibration | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def row_step(self) -> int:
+        """Return the number of rows whose multiples a call that emits may be cut at."""
+        return math.lcm(*(part.rows for part in self.parts if part.rows), 1)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +131,15 @@ class Member:
     spec: TensorSpec
 
 
-Node = Source | Rows | Agree | Apply | Member
+@dataclass(frozen=True, slots=True, eq=False)
+class Emitted:
+    """One of the tensors that a call emits, as it is stored: nothing is computed with it any more."""
+
+    call: Apply
+    spec: TensorSpec
+
+
+Node = Source | Rows | Agree | Apply | Member | Emitted
 
 
 def inputs_of(node: Node) -> tuple[Node, ...]:
@@ -109,6 +149,8 @@ def inputs_of(node: Node) -> tuple[Node, ...]:
             return node.models if node.base is None else (node.base, *node.models)
         case Rows():
             return (node.node,)
+        case Emitted():
+            return (node.call,)
         case Agree():
             return (node.first, *node.others)
         case Member():
@@ -164,8 +206,11 @@ class Digests:
             case Member():
                 calls = [_hash(name, self._apply(member)) for name, member in node.group.members.items()]
                 return _hash(b"member", node.name, *calls)
+            case Emitted():
+                return _hash(b"emitted", node.spec.name, self._known[id(node.call)])
             case Apply():
-                return _hash(b"apply", self._apply(node), self._scope(node.scope))
+                context = self._scope(node.scope), self._calibration(node.calibration)
+                return _hash(b"apply", self._apply(node), *context)
 
     def _apply(self, node: Apply) -> bytes:
         each = (self._json(params) for params in node.signature.each)
@@ -184,6 +229,23 @@ class Digests:
             self._scopes[id(scope)] = _hash(*(self._apply(member) for member in scope.members))
             self._keep.append(scope)
         return self._scopes[id(scope)]
+
+    def _calibration(self, calibration: Calibration | None) -> bytes:
+        """Return the digest of all that the statistics depend on: text, model, and what earlier blocks become."""
+        if calibration is None:
+            return b""
+        if id(calibration) not in self._scopes:
+            model = [_hash(name, self.of(node)) for name, node in sorted(calibration.nodes.items())]
+            calls = [self._apply(member) for _, member in sorted(calibration.members.items())]
+            config = json.dumps(calibration.config, sort_keys=True, default=str)
+            settings = calibration.settings.model_dump_json(exclude={"text"})
+            self._scopes[id(calibration)] = _hash(settings, calibration.text_digest, config, *model, *calls)
+            self._keep.append(calibration)
+        return self._scopes[id(calibration)]
+
+    def calibration(self, calibration: Calibration) -> bytes:
+        """Return the digest of a calibration's statistics."""
+        return self._calibration(calibration)
 
     def _json(self, params: Params) -> str:
         if id(params) not in self._params:

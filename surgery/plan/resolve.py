@@ -8,13 +8,14 @@ from pathlib import Path
 import networkx as nx
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.checkpoint.open import open_checkpoint
-from surgery.errors import CheckpointError, PluginError
+from surgery.checkpoint.open import open_adapter, open_checkpoint
+from surgery.errors import CheckpointError, PlanError, PluginError
 from surgery.host import Host
 from surgery.ops import Split
 from surgery.plan.destinations import check_destinations
 from surgery.plan.layouts import expand_layout
 from surgery.plan.model import Output, OutputTensor, Plan, reads, step_graph
+from surgery.plan.nodes import Emitted
 from surgery.plan.problems import Problems
 from surgery.plan.steps import expand
 from surgery.plan.virtual import VirtualModel, from_checkpoint
@@ -80,7 +81,27 @@ def _open(recipe: Recipe, host: Host, needed: list[str], problems: Problems) -> 
             checkpoints[name] = opened[source]
         except CheckpointError as error:
             problems.add(("models", name), str(error))
+            continue
+        adapter = recipe.models[name].adapter
+        if adapter is not None:
+            folded = _fold(recipe, host, name, adapter, opened[source], problems)
+            checkpoints[name] = folded or opened[source]
     return checkpoints
+
+
+def _fold(
+    recipe: Recipe, host: Host, name: str, adapter: str, base: Checkpoint, problems: Problems
+) -> Checkpoint | None:
+    """Return a base with an adapter folded in; None after noting what stands against it."""
+    path = ("models", name, "adapter")
+    try:
+        return open_adapter(adapter, recipe.folder, base, host.adapters())
+    except CheckpointError as error:
+        problems.add(path, str(error))
+    except PlanError as error:
+        for finding in error.findings:
+            problems.add(path, finding.what)
+    return None
 
 
 def _models(
@@ -144,7 +165,9 @@ def _output(
     tensors = []
     for tensor, node in model.nodes.items():
         spec = model.tensors[tensor].spec
-        dtype = stored if stored and DTYPES[spec.dtype].arithmetic else spec.dtype
+        # what an op emits is stored as the op says: scales belong to their codes
+        fixed = isinstance(node, Emitted) or not DTYPES[spec.dtype].arithmetic
+        dtype = stored if stored and not fixed else spec.dtype
         tensors.append(OutputTensor(spec.with_(dtype=dtype), node))
     if write and wanted.to is None and out is None:
         problems.add(path, "says not where to write; add `to: FOLDER` or pass --out FOLDER")
@@ -159,8 +182,10 @@ def _output(
         folder=_folder(recipe, wanted, out),
         tensors=tuple(tensors),
         config=model.config,
-        sidecars=donor.sidecars,
+        sidecars={} if model.bare and wanted.tokenizer is None else donor.sidecars,
         shard_size=wanted.shard_size,
+        stem=model.stem,
+        config_file=model.config_file,
     )
 
 

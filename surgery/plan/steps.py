@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from surgery.ops import BASE, Group, Params, Signature, Space, Split
-from surgery.plan.nodes import Agree, Apply, GroupCall, Member, Node, Scope
+from surgery.errors import PlanError
+from surgery.ops import BASE, Description, Group, Made, Params, Signature, Space, Split
+from surgery.plan.calibration import calibration_of
+from surgery.plan.nodes import Agree, Apply, Emitted, GroupCall, Member, Node, Scope
 from surgery.plan.numbers import Numbers
 from surgery.plan.problems import Problems
 from surgery.plan.virtual import VirtualModel, annotate, renamed
@@ -35,6 +37,7 @@ class Expansion:
     seed: int
     nodes: dict[str, Node] = field(default_factory=dict)
     specs: dict[str, TensorSpec] = field(default_factory=dict)
+    changed: dict[str, Signature] = field(default_factory=dict)
 
     @property
     def path(self) -> tuple[str | int, ...]:
@@ -57,6 +60,8 @@ def expand(
     """Return the virtual model that a step (of any op but a layout op) makes."""
     work = Expansion(step, base, tuple(models), problems, seed)
     _check_spaces(work)
+    if step.op.note:
+        problems.warn(work.path, step.op.note)
     split = step.op.split_of(step.params)
     _Tensors(work, split).run()
     infos = annotate(work.specs, work.donor.architecture)
@@ -68,8 +73,33 @@ def expand(
         nodes=work.nodes,
         tied=tied,
         space=step.op.gives,
-        config=_untied(work, infos),
+        **_described(work, infos),
     )
+
+
+def _described(work: Expansion, infos: dict[str, TensorInfo]) -> dict[str, object]:
+    """Return config and file names of the result, as the op describes it or as its input has them."""
+    config = _untied(work, infos)
+    if work.step.op.describe is None:
+        return {"config": config}
+    kept = {
+        name: info
+        for name, info in infos.items()
+        if not isinstance(work.nodes[name], Apply | Emitted | Member)
+    }
+    made = Made(config, work.donor.donor.location, work.changed, kept)
+    try:
+        said: Description = work.step.op.describe(made, work.step.params)
+    except PlanError as error:
+        for finding in error.findings:
+            work.problems.add(work.path, finding.what)
+        return {"config": config}
+    return {
+        "config": dict(said.config),
+        "config_file": said.config_file,
+        "stem": said.stem,
+        "bare": not said.sidecars,
+    }
 
 
 def _untied(work: Expansion, infos: dict[str, TensorInfo]) -> dict[str, object]:
@@ -80,6 +110,17 @@ def _untied(work: Expansion, infos: dict[str, TensorInfo]) -> dict[str, object]:
     return config
 
 
+_PLURAL = {
+    Space.WEIGHT: "weights",
+    Space.DELTA: "deltas",
+    Space.FACTORS: "factors",
+    Space.PACKED: "packed tensors",
+    Space.MASK: "masks",
+    Space.STATISTIC: "statistics",
+}
+_BEFORE = {Space.PACKED: "do it before they are packed", Space.MASK: "apply it to a model first"}
+
+
 def _check_spaces(work: Expansion) -> None:
     named = [(BASE, work.base), *enumerate(work.models)]
     for index, model in named:
@@ -87,8 +128,8 @@ def _check_spaces(work: Expansion) -> None:
         if model is not None and model.space != wanted:
             work.problems.add(
                 work.path,
-                f"`{work.step.op.name}` takes {wanted.value}s, `{model.name}` holds {model.space.value}s; "
-                "apply them to a base first",
+                f"`{work.step.op.name}` takes {_PLURAL[wanted]}, `{model.name}` holds {_PLURAL[model.space]}; "
+                f"{_BEFORE.get(model.space, 'apply them to a base first')}",
             )
 
 
@@ -99,6 +140,7 @@ class _Tensors:
         self.work, self.split = work, split
         step, where = work.step, work.problems.recipe.where
         self.scope = Scope(step.name) if split is Split.MODEL else None
+        self.calibration = calibration_of(step, work.models[0], work.problems) if step.op.needs else None
         self.groups: dict[Hashable, GroupCall] = {}
         self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)))
         self.each = [
@@ -155,6 +197,9 @@ class _Tensors:
                 have.append(Operand(index, model, node, info))
         if not lack:
             return have
+        if work.step.op.partial:
+            self._lacking(name, have[0])
+            return None
         if work.step.missing == "skip" and self.split is Split.MODEL:
             where = ", ".join(f"`{model}`" for model in lack)
             what = f"tensor {name} is missing in {where}, `scope: model` needs it everywhere; set `missing: base`"
@@ -174,9 +219,18 @@ class _Tensors:
         work.problems.add_tensor(work.path, f"missing {lack}", f"{what}; {advice}", name)
         return None
 
+    def _lacking(self, name: str, have: Operand) -> None:
+        """Copy what the models need not have; refuse what they have besides."""
+        if have.index == BASE:
+            self._copy(name, have)
+            return
+        what = f"`{have.model.name}` has {name}, which the base lacks; it was made for another model"
+        self.work.problems.add_tensor(self.work.path, f"besides {have.index}", what, name)
+
     def _copy(self, name: str, operand: Operand) -> None:
-        """Pass a tensor on unchanged."""
-        self._put(name, operand.node, operand.info.spec)
+        """Pass a tensor on unchanged, or leave out what the op does not work on."""
+        if self.work.step.op.rest == "copy":
+            self._put(name, operand.node, operand.info.spec)
 
     def _put(self, name: str, node: Node, spec: TensorSpec) -> None:
         self.work.nodes[name] = node
@@ -186,12 +240,22 @@ class _Tensors:
         specs = [operand.info.spec for operand in operands]
         if not self._same_shapes(name, operands):
             return
-        if not all(DTYPES[spec.dtype].arithmetic for spec in specs):
+        stored = next((operand.node for operand in operands if isinstance(operand.node, Emitted)), None)
+        if stored is not None:
+            op, maker = self.work.step.op.name, stored.call
+            what = f"`{op}` computes with what `{maker.op.name}` stores; put it before step `{maker.step}`"
+            self.work.problems.add_tensor(self.work.path, what, f"{name}: {what}", name)
+            return
+        if not all(self._computable(spec) for spec in specs):
             self._agree(name, operands)
         elif self.work.step.op.vectors == "skip" and len(info.spec.shape) < 2:
             self._copy(name, operands[0])
         else:
             self._apply(name, info, operands)
+
+    def _computable(self, spec: TensorSpec) -> bool:
+        mask = spec.dtype == "BOOL" and self.work.step.op.takes is Space.MASK
+        return mask or DTYPES[spec.dtype].arithmetic
 
     def _same_shapes(self, name: str, operands: list[Operand]) -> bool:
         first = operands[0]
@@ -214,6 +278,8 @@ class _Tensors:
     def _agree(self, name: str, operands: list[Operand]) -> None:
         """Copy a tensor without arithmetic; quantized codes of several models cannot be combined."""
         first, others = operands[0], operands[1:]
+        if self.work.step.op.rest == "drop":
+            return
         dtypes = {operand.info.spec.dtype for operand in operands}
         if DTYPES[first.info.spec.dtype].floating or len(dtypes) > 1:
             self.work.problems.add_tensor(
@@ -265,11 +331,12 @@ class _Tensors:
         base: Operand | None,
         models: list[Operand],
     ) -> None:
-        work = self.work
-        spec = work.step.op.output(signature, params)
+        work, op = self.work, self.work.step.op
+        parts = tuple(op.emits(signature, params)) if op.emits else ()
+        spec = signature.first if parts else op.output(signature, params)
         node = Apply(
             step=work.step.name,
-            op=work.step.op,
+            op=op,
             split=self.split,
             params=params,
             signature=signature,
@@ -278,13 +345,28 @@ class _Tensors:
             spec=spec,
             seed=work.seed,
             scope=self.scope,
+            calibration=self.calibration,
+            parts=parts,
         )
+        work.changed[name] = signature
+        if self.calibration is not None:
+            self.calibration.members[name] = node
         if self.scope is not None:
             self.scope.members.append(node)
         if self.split is Split.GROUP:
             self._join(name, info, node, models[0])
+        elif parts:
+            self._emit(node)
         else:
             self._put(name, node, spec)
+
+    def _emit(self, call: Apply) -> None:
+        """Put the several tensors that an op makes of one in its place."""
+        for part in call.parts:
+            if part.spec.name in self.work.nodes:
+                what = f"`{call.op.name}` makes {part.spec.name}, a tensor of that name is there already"
+                self.work.problems.add(self.work.path, f"{what}; rename it first")
+            self._put(part.spec.name, Emitted(call, part.spec), part.spec)
 
     def _join(self, name: str, info: TensorInfo, node: Apply, operand: Operand) -> None:
         """Put a tensor into its group, or leave it as it is when it has none."""

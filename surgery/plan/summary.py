@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from surgery.checkpoint.layout import ShardLayout
 from surgery.errors import Finding
 from surgery.plan.model import Output, Plan, reads
-from surgery.plan.nodes import Apply, Member, Node
+from surgery.plan.nodes import Apply, Emitted, Member, Node
 from surgery.plan.virtual import VirtualModel
 from surgery.recipe.resolve_ops import ResolvedStep
 from surgery.tensors import TensorSpec
@@ -161,6 +161,8 @@ def _works(node: Node, step: str) -> bool:
             return node.step == step
         case Member():
             return node.group.step == step
+        case Emitted():
+            return node.call.step == step
         case _:
             return False
 

@@ -21,7 +21,8 @@ class VirtualModel:
     """A model that exists so far as its names, specs and expressions.
 
     `tied` maps a name that the model does not store to the tensor whose values it shares.
-    `donor` is the checkpoint whose config.json and tokenizer describe the model.
+    `donor` is the checkpoint whose config.json and tokenizer describe the model. `stem`, `config_file` and `bare` (no
+    tokenizer beside it) are what an op's `describe` says of its files.
     """
 
     name: str
@@ -33,6 +34,9 @@ class VirtualModel:
     layers: int
     space: Space = Space.WEIGHT
     tied: dict[str, str] = field(default_factory=dict)
+    stem: str = "model"
+    config_file: str = "config.json"
+    bare: bool = False
 
     def node(self, name: str) -> Node | None:
         """Return how a tensor is computed, following tied names; None if the model has no such tensor."""
@@ -46,8 +50,11 @@ class VirtualModel:
 def from_checkpoint(name: str, checkpoint: Checkpoint, architectures: Sequence[Architecture]) -> VirtualModel:
     """Return the model that a checkpoint holds."""
     architecture = choose(checkpoint.config, architectures)
-    infos = annotate(checkpoint.tensors, architecture)
+    native = checkpoint.native
+    specs = {n: spec.with_(dtype=native.get(n, spec.dtype)) for n, spec in checkpoint.tensors.items()}
+    infos = annotate(specs, architecture)
     nodes: dict[str, Node] = {n: Source(checkpoint, spec) for n, spec in checkpoint.tensors.items()}
+    masks = bool(specs) and all(spec.dtype == "BOOL" for spec in specs.values())
     tied = dict(checkpoint.aliases)
     if text_config(checkpoint.config).get("tie_word_embeddings"):
         tied |= {a: b for a, b in architecture.tied.items() if a not in nodes and b in nodes}
@@ -59,6 +66,7 @@ def from_checkpoint(name: str, checkpoint: Checkpoint, architectures: Sequence[A
         donor=checkpoint,
         architecture=architecture,
         layers=layer_count(infos),
+        space=Space.MASK if masks else Space.WEIGHT,  # truth values are no weights
         tied={a: b for a, b in tied.items() if b in nodes},
     )
 

@@ -41,6 +41,7 @@ class Document:
     """Plain data, and where each value (`positions`) and each key (`keys`) stands in the text.
 
     What an alias repeats stands where its anchor is. A document made by a plugin has no positions.
+    `holes` are the paths at which `${search: ...}` is written; the data there is the mapping within the braces.
     """
 
     file: str
@@ -48,6 +49,7 @@ class Document:
     data: Any
     positions: Mapping[KeyPath, Position] = field(default_factory=dict, repr=False)
     keys: Mapping[KeyPath, Position] = field(default_factory=dict, repr=False)
+    holes: tuple[KeyPath, ...] = ()
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position | None:
         """Return where the value (or its key) at `path` stands, or else what holds it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -16,18 +16,24 @@ from surgery.recipe.problems import problems_of
 from surgery.recipe.references import reference_problems, unused
 from surgery.recipe.yaml import MAX_BYTES, read_yaml
 
+_HOLE: Final = "a hole, which only `surgery search` fills; run that, or write a value in its place"
+
 Foreign = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def load_recipe(path: str | os.PathLike[str], *, foreign: Foreign | None = None) -> Recipe:
     """Read a recipe's file; paths in it are relative to its folder. Raises RecipeError with all findings."""
+    return parse_recipe(read_text(path), str(path), Path(path).parent, foreign=foreign)
+
+
+def read_text(path: str | os.PathLike[str]) -> bytes:
+    """Return a recipe's text, at most a little more than is allowed. Raises RecipeError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise RecipeError(Finding(f"cannot be read: {reason.lower()}", str(path))) from None
-    return parse_recipe(text, str(path), Path(path).parent, foreign=foreign)
 
 
 def parse_recipe(
@@ -39,14 +45,17 @@ def parse_recipe(
     back has no positions, so that findings about it name the file only.
     """
     document = read_yaml(text, file)
+    if document.holes:
+        raise RecipeError(document.findings([Problem(path, _HOLE) for path in document.holes]))
     if foreign and isinstance(document.data, dict) and "surgery" not in document.data:
         converted = foreign(document.data)
         if converted is not None:
             document = Document(file, document.text, converted)
-    return _recipe(document, Path() if folder is None else folder)
+    return recipe_of(document, Path() if folder is None else folder)
 
 
-def _recipe(document: Document, folder: Path) -> Recipe:
+def recipe_of(document: Document, folder: Path) -> Recipe:
+    """Return the recipe that a document without holes says. Raises RecipeError with all findings."""
     data = document.data
     if pointless := _not_a_recipe(data):
         raise RecipeError(document.findings(pointless))

@@ -107,10 +107,10 @@ class Written(BaseModel):
 class Source(Written):
     """Where a model comes from. The source alone may be written in place of this mapping."""
 
-    refused: ClassVar[Mapping[str, str]] = {"adapter": "folding adapters comes with a later version"}
-
     source: Text
     """A folder or file (relative to the recipe's folder), `org/name@revision`, or `scheme:...`."""
+    adapter: Text | None = None
+    """An adapter to fold in while the source is read: a folder, or `org/name@revision`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,6 +173,70 @@ class Output(Written):
     """The model whose tokenizer and other files are copied; by default the base's, or the first model's."""
 
 
+class Calibration(Written):
+    """The text whose activations ops of the recipe look at."""
+
+    text: Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("list")] = Field(
+        discriminator=_list_or("text")
+    )
+    """A text file, or several, relative to the recipe's folder."""
+    samples: Annotated[int, Field(ge=1)] = 128
+    """How many stretches of text the model reads."""
+    length: Annotated[int, Field(ge=2)] = 512
+    """How many tokens a stretch has."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    """Which stretches are taken."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the text files as written."""
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+
+class Chosen(BaseModel):
+    """A sampler or an evaluator. Keys that are not listed here are its parameters; its name alone may be written."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, use_attribute_docstrings=True)
+
+    name: Text
+    """Which one: `family.method`."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Return the parameters as written, unchecked."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict):
+            return value
+        raise ValueError(f"must be a name or `{{name: ...}}` with parameters, got {shown(value)}")
+
+
+class Search(Written):
+    """How `surgery search` looks for the values of holes; `surgery run` passes over it."""
+
+    sampler: Chosen
+    """What proposes values: `evolve.cmaes`, `evolve.tpe`, `evolve.random`, or a plugin's."""
+    evaluator: Chosen
+    """What scores a candidate: `eval.perplexity`, `eval.python`, or a plugin's."""
+    held_out: dict[str, Any] | None = None
+    """The evaluator's parameters that are different for the final scores: data that the search never sees."""
+    goal: Literal["minimize", "maximize"] = "minimize"
+    """Whether low scores are good, or high ones."""
+    trials: Annotated[int, Field(ge=1)] = 50
+    """How many candidates are tried, besides the baselines."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    """What the sampler's random numbers depend on."""
+    average: Text | None = "merge.linear"
+    """The op that averages the models, for the baseline that chooses nothing; `null` for none."""
+    to: Text | None = None
+    """The folder for journal, winner and report, relative to the recipe's; `--out` goes before it."""
+
+
 class Recipe(Written):
     """What to make out of which weights."""
 
@@ -186,6 +250,10 @@ class Recipe(Written):
     """The one thing to write."""
     outputs: Annotated[dict[Name, Output], Field(min_length=1)] | None = None
     """Several things to write in one pass."""
+    calibration: Calibration | None = None
+    """The text for ops that look at activations."""
+    search: Search | None = None
+    """How to look for the values of holes."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """What random numbers depend on, besides op, tensor and element."""
     on_nonfinite: Literal["error", "zero", "keep"] = "error"
@@ -213,6 +281,11 @@ class Recipe(Written):
     def text(self) -> str:
         """Return the text that the recipe was read from."""
         return self._document.text
+
+    @property
+    def document(self) -> Document:
+        """Return the text as plain data, as it was read."""
+        return self._document
 
     @property
     def folder(self) -> Path:

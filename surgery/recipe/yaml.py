@@ -5,6 +5,9 @@ What is read is YAML 1.2's core schema, narrowed: `true` and `false` alone are b
 `1e-5` is a float, dates are text. Refused, each with its place: more than 1 MiB, nesting beyond 32 levels,
 more than 50,000 values (what an alias repeats counts each time, so that a small text cannot grow large),
 duplicate keys, keys that are not text, merge keys, tags, several documents.
+
+One thing is added to YAML: `${search: ...}` where a value may stand is a hole for `surgery search`. It reads as the
+mapping within the braces, and the document says where the holes are.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ _FORMS: Final = {
         r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
     ),
 }
+_HOLE: Final = "${search"
 _KINDS: Final = {yaml.ScalarNode: "str", yaml.SequenceNode: "seq", yaml.MappingNode: "map"}
 # what an escape can smuggle in: terminal sequences, NUL in a path, halves of characters that no file can hold
 _UNPRINTABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -45,13 +49,13 @@ def read_yaml(text: str | bytes, file: str = "<recipe>") -> Document:
     Raises RecipeError with `file:line:col` for text that is not UTF-8, not YAML, or refused.
     """
     text = _decoded(text, file)
-    root = _composed(text, file)
-    build = _Build(file)
+    root, holes = _composed(text, file)
+    build = _Build(file, holes)
     data = build.value(root, ()) if root is not None else None
     if build.found:
         in_order = sorted(build.found, key=lambda found: found[0])
         raise RecipeError([finding for _, finding in in_order[:MOST]])
-    return Document(file, text, data, build.positions, build.keys)
+    return Document(file, text, data, build.positions, build.keys, tuple(build.at_holes))
 
 
 def _decoded(text: str | bytes, file: str) -> str:
@@ -77,10 +81,11 @@ def _place(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _composed(text: str, file: str) -> yaml.Node | None:
-    """Return the root of the node graph, None for a text without values."""
+def _composed(text: str, file: str) -> tuple[yaml.Node | None, set[int]]:
+    """Return the root of the node graph, None for a text without values, and the ids of nodes that are holes."""
     try:
-        return _compose(_Loader(text))
+        loader = _Loader(text)
+        return _compose(loader), loader.holes
     except yaml.reader.ReaderError as error:
         place = _end_of(text[: error.position])
         what = f"not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed"
@@ -130,6 +135,25 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.depth = 0
         self.nodes = 0
+        self.holes: set[int] = set()  # ids of nodes: all of them live as long as the root
+        self.braces: set[Position] = set()  # where the braces of holes open
+
+    def fetch_plain(self) -> None:
+        """Take `${search` for the beginning of a mapping, whose place is noted; anything else is plain text."""
+        if self.prefix(len(_HOLE)) == _HOLE and self.peek(len(_HOLE)) in ":} \t\r\n\0":
+            self.forward()
+            self.fetch_flow_mapping_start()
+            self.braces.add(_place(self.get_mark()))
+        else:
+            super().fetch_plain()
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, and note it if its brace is a hole's."""
+        brace = _place(self.peek_event().end_mark)
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        if brace in self.braces:
+            self.holes.add(id(node))
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.nodes += 1
@@ -152,6 +176,8 @@ class _Build:
     """Turns nodes into plain data; collects places, and whatever is wrong where it can go on."""
 
     file: str
+    holes: set[int]
+    at_holes: list[KeyPath] = field(default_factory=list)
     positions: dict[KeyPath, Position] = field(default_factory=dict)
     keys: dict[KeyPath, Position] = field(default_factory=dict)
     found: list[tuple[Position, Finding]] = field(default_factory=list)
@@ -185,6 +211,8 @@ class _Build:
         self.open.append(id(node))
         data: dict[str, Any] | list[Any]
         if isinstance(node, yaml.MappingNode):
+            if id(node) in self.holes:
+                self.at_holes.append(path)
             data = self.mapping(node, path)
         else:
             data = [self.value(item, (*path, i)) for i, item in enumerate(node.value)]

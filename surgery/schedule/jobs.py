@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from surgery.ops import BLOCK, Split
 from surgery.plan.model import Output, OutputTensor
-from surgery.plan.nodes import Apply, Member, Node, Rows, Source, inputs_of, walk
+from surgery.plan.nodes import Apply, Emitted, Member, Node, Rows, Source, inputs_of, walk
 from surgery.tensors import nbytes
 
 # Elements of a gather that one worker folds before its total joins the others': part of the numbers, like BLOCK.
@@ -96,13 +96,16 @@ def _keys(target: Target, *, several: bool) -> Iterable[object]:
     for node in walk(target.tensor.node):
         if isinstance(node, Member):
             yield id(node.group)
+        elif isinstance(node, Emitted):
+            yield id(node.call)
         elif several and isinstance(node, Source):
             yield id(node.checkpoint), node.spec.name, target.tensor.spec.numel
 
 
 def _job(targets: Sequence[Target], chunk: int) -> Job:
     nodes = list(walk(*(target.tensor.node for target in targets)))
-    rows = [node.spec.row for node in nodes if isinstance(node, Apply) and node.split is Split.ROW]
+    calls = [node for node in nodes if isinstance(node, Apply)]
+    rows = [call.spec.row * call.row_step for call in calls if call.split is Split.ROW or call.parts]
     size = -(-max([chunk, *rows]) // ALIGNED) * ALIGNED
     numel = max(node.spec.numel for node in nodes)
     # a ROW op is given the rows that a chunk begins and ends in as a whole
@@ -185,6 +188,8 @@ def _passes_below(node: Node, mine: dict[Hashable, int], index: int, child: Node
             return {(name, node.start): numel for name, numel in mine.items()}
         case Member():
             return {(id(node.group), index): child.spec.numel}
+        case Emitted():
+            return {(id(node.call), "emit"): child.spec.numel}
         case Apply() if node.split is Split.TENSOR:
             return {(id(node), index): child.spec.numel}
         case Apply() if node.split in (Split.REDUCE, Split.MODEL):

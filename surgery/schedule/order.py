@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from surgery.checkpoint.layout import ShardLayout, lay_out
 from surgery.errors import ResourceError
-from surgery.plan.model import Plan
-from surgery.plan.nodes import Apply, Member, Node, walk
+from surgery.plan.model import Output, Plan
+from surgery.plan.nodes import Apply, Emitted, Member, Node, walk
 from surgery.schedule.jobs import CHUNK, LARGE_CHUNK, Job, held_bytes, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.tensors import human_bytes
@@ -48,7 +48,7 @@ class Schedule:
 def order(plan: Plan, options: RunOptions) -> Schedule:
     """Return the schedule of a plan within the memory budget. Raises ResourceError if a job can never fit."""
     budget = options.budget()
-    layouts = tuple(lay_out([t.spec for t in output.tensors], output.shard_size) for output in plan.outputs)
+    layouts = tuple(_layout(output) for output in plan.outputs)
     fixed = RESERVE + PER_TENSOR * sum(len(output.tensors) for output in plan.outputs) + _legacy(plan)
     if options.chunk is None:
         large = _fit(make_jobs(plan.outputs, LARGE_CHUNK), fixed, budget // 2, options.workers())
@@ -57,6 +57,10 @@ def order(plan: Plan, options: RunOptions) -> Schedule:
     fit = _fit(make_jobs(plan.outputs, options.chunk or CHUNK), fixed, budget, options.workers())
     _check(fit.jobs, fit.needed, budget)
     return Schedule(plan, layouts, fit.jobs, fit.workers, budget, *fit.within(budget))
+
+
+def _layout(output: Output) -> ShardLayout:
+    return lay_out([tensor.spec for tensor in output.tensors], output.shard_size, stem=output.stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,9 @@ def _fit(jobs: list[Job], fixed: int, budget: int, wanted: int) -> _Fit:
 
 
 def _legacy(plan: Plan) -> int:
-    """Return what old pickled files take, which can only be loaded whole."""
-    return sum(checkpoint.whole_file_bytes() for checkpoint in set(plan.checkpoints.values()))
+    """Return what readers hold: old pickled files, which can only be loaded whole, and the factors of adapters."""
+    read = {part for checkpoint in plan.checkpoints.values() for part in checkpoint.parts()}
+    return sum(checkpoint.whole_file_bytes() for checkpoint in read)
 
 
 def _check(jobs: Sequence[Job], needed: int, budget: int) -> None:
@@ -118,5 +123,7 @@ def _step(node: Node) -> str:
             return node.step
         case Member():
             return node.group.step
+        case Emitted():
+            return node.call.step
         case _:
             return ""

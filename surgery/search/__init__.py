@@ -1,1 +1,1 @@
-"""Recipes with holes: spaces, the loop that asks and tells, evaluators, the journal."""
+"""Recipes with holes: their space, the loop that asks and tells, candidates in memory, the journal, the winner."""

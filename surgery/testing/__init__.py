@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surgery.testing.emitting import run_emitting_op
     from surgery.testing.layouts import run_layout, view
     from surgery.testing.opcase import Identity, OpCase, same_bytes
     from surgery.testing.runner import run_group_op, run_model_op, run_op
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Identity": "opcase",
     "OpCase": "opcase",
+    "run_emitting_op": "emitting",
     "run_group_op": "runner",
     "run_layout": "layouts",
     "run_model_op": "runner",
@@ -30,6 +32,7 @@ _HOMES = {
 __all__ = [
     "Identity",
     "OpCase",
+    "run_emitting_op",
     "run_group_op",
     "run_layout",
     "run_model_op",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ class MemoryChunk:
     op: Op
     seed: int = 0
     sampled: bool = False
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
     _buffers: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -106,4 +107,6 @@ def _of(tensor: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | N
 
 
 def _with(chunk: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> MemoryChunk:
-    return MemoryChunk(chunk.signature, models, base, chunk.start, chunk.op, chunk.seed)
+    return MemoryChunk(
+        chunk.signature, models, base, chunk.start, chunk.op, chunk.seed, statistics=chunk.statistics
+    )

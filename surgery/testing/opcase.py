@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surgery.errors import PluginError
 from surgery.ops import BASE, Op, Params, Reduce, Split
+from surgery.tensors import Role
 from surgery.testing.runner import concrete, run_op
 
 
@@ -33,6 +34,7 @@ class OpCase:
     identity          parameters that make the op return an input's bytes
     scale_equivariant multiplying every input by 4 multiplies the result by 4, to the last bit
     permutable        permuting every input along its first dimension permutes the result, within `tolerance`
+    role, statistics  what the op is told of the tensor, and of activations
     chunks            sizes that the op's work is cut into: elements, or rows for a ROW op
     """
 
@@ -48,6 +50,8 @@ class OpCase:
     tolerance: float = 1e-6
     chunks: Sequence[int] = (1, 3, 1000)
     seed: int = 0
+    role: Role | None = None
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Run every law that applies."""
@@ -64,7 +68,8 @@ class OpCase:
         self._check_accelerator(whole)
 
     def _run(self, **changes: Any) -> Tensor:
-        settings = {"models": self._models(), "base": self._base(), "seed": self.seed} | changes
+        told = {"role": self.role, "statistics": {k: torch.as_tensor(v) for k, v in self.statistics.items()}}
+        settings = {"models": self._models(), "base": self._base(), "seed": self.seed} | told | changes
         params, each = settings.pop("params", self.params), settings.pop("each", self.each)
         try:
             return run_op(self.op, params, each=each, **settings)

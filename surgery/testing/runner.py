@@ -38,6 +38,8 @@ def run_op(
     device: str = "cpu",
     block: int = BLOCK,
     span: int | None = None,
+    role: Role | None = None,
+    statistics: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """Return what `op` makes of one tensor of some models, in the dtype that it infers.
 
@@ -45,12 +47,12 @@ def run_op(
     name); `params` and the entries of `each` are instances of the op's parameters or mappings of them. `chunk`
     is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of `block`
     elements whatever it is, folded one by one, or `span` at a time and then the spans. To a MODEL op the tensor
-    is the whole model. Ramps are taken at `depth`. Raises OpError where the op's `check` finds a fault,
-    PluginError where the op breaks the contract.
+    is the whole model. Ramps are taken at `depth`; `statistics` are what the op needs, by `Need`.
+    Raises OpError where the op's `check` finds a fault, PluginError where the op breaks the contract.
     """
     tensors, own = _in_order(op, models, each)
     given = concrete(op.params, params, depth)
-    signature = signature_of(op, tensors, base, own, name=name, depth=depth)
+    signature = signature_of(op, tensors, base, own, name=name, depth=depth, role=role)
     wrong = op.check(signature, given) if op.check else None
     if wrong:
         raise OpError(f"{name}: {wrong}")
@@ -58,7 +60,7 @@ def run_op(
     copied = _copied(op, signature, given, tensors, base)
     if copied is not None:
         return copied.clone().to(torch_dtype(spec.dtype))
-    whole = _chunk(op, signature, tensors, base, seed, device)
+    whole = _chunk(op, signature, tensors, base, seed, device, statistics)
     values = _run(op, given, whole, chunk, partial(_gather, block=block, span=span))
     _require_untouched(whole, tensors, base)
     if values.numel() != spec.numel or (op.split_of(given) is Split.TENSOR and values.shape != spec.shape):
@@ -144,6 +146,7 @@ def signature_of(
     name: str = "w",
     depth: float = 0.0,
     numel: int | None = None,
+    role: Role | None = None,
 ) -> Signature:
     """Return what is known of a call on these tensors before a value is read."""
     first = models[0] if base is None else base
@@ -152,7 +155,7 @@ def signature_of(
         models=tuple(_spec(name, tensor) for tensor in models),
         base=None if base is None else _spec(name, base),
         each=tuple(concrete(op.each, entry, depth) for entry in each) if op.each else (),
-        role=Role(),
+        role=role or Role(),
         numel=first.numel() if numel is None else numel,
     )
 
@@ -193,13 +196,14 @@ def _chunk(
     base: Tensor | None,
     seed: int,
     device: str = "cpu",
+    statistics: Mapping[str, Tensor] | None = None,
 ) -> MemoryChunk:
     """Return the whole tensor as the op sees it: a copy in the compute dtype."""
     given = [*models, *([] if base is None else [base])]
     wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in given) else torch.float32
     copies = [model.to(device, wide, copy=True) for model in models]
     below = None if base is None else base.to(device, wide, copy=True)
-    return MemoryChunk(signature, copies, below, 0, op, seed)
+    return MemoryChunk(signature, copies, below, 0, op, seed, statistics=statistics or {})
 
 
 def _require_untouched(whole: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> None:

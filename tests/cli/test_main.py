@@ -67,7 +67,7 @@ def test_an_unknown_command_is_a_usage_error_with_a_suggestion(surgery):
     assert result.exit_code == 2
     assert (
         result.stderr.splitlines()[-1]
-        == "Error: no command is called `pln`; did you mean `plan` or `plugins`?"
+        == "Error: no command is called `pln`; did you mean `plan` or `plugin` or `plugins`?"
     )
 
 

@@ -53,14 +53,16 @@ def test_a_plugin_that_misses_the_contract_is_listed_with_its_error(surgery, ins
 def test_a_plugin_file_is_listed_too(surgery, tmp_path):
     (tmp_path / "mine.py").write_text(
         'from surgery import op\n\n@op("own.same")\ndef same(x, p):\n    """Copy."""\n    return x.models[0]\n'
+        "\nfrom surgery import hookimpl\n\n@hookimpl\ndef surgery_run_finished(report):\n    pass\n"
     )
     (tmp_path / "torn.py").write_text("def (")
     found = listed(surgery, "--plugin", tmp_path / "mine.py", "--plugin", tmp_path / "torn.py")
     assert (found["mine"]["distribution"], found["mine"]["ops"]) == ("--plugin", 1)
+    assert found["mine"]["hooks"] == ["surgery_run_finished"]
     assert "failed to import: SyntaxError" in found["torn"]["error"]
 
 
 def test_what_is_disabled_is_said(surgery, monkeypatch):
     monkeypatch.setenv("SURGERY_DISABLED_PLUGINS", "merge, stitch")
-    assert list(listed(surgery)) == ["hf"]
+    assert {"hf", "merge", "stitch"} & set(listed(surgery)) == {"hf"}
     assert surgery("plugins").stdout.splitlines()[-1] == "left out by SURGERY_DISABLED_PLUGINS: merge, stitch"

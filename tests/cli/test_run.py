@@ -118,6 +118,15 @@ def test_json_tells_the_run_line_by_line(surgery, work):
     assert finished["peak_rss"] > 0
 
 
+def test_a_run_is_ordered_once(surgery, work, monkeypatch):
+    from surgery.execute import run
+
+    ordered, order = [], run.order
+    monkeypatch.setattr(run, "order", lambda plan, options: ordered.append(plan) or order(plan, options))
+    assert surgery("run", "mix.yaml", "--json").exit_code == 0
+    assert len(ordered) == 1
+
+
 def test_json_progress_comes_at_most_twice_a_second(surgery, own):
     result = surgery(*own(SLOW.replace("0.02", "0.1")), "--json")
     progress = [event for event in events(result.stdout) if event["event"] == "progress"]

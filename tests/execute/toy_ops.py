@@ -12,7 +12,22 @@ from typing import Any, Literal
 
 import torch
 
-from surgery import Group, Layout, Params, Reduce, Scalar, Scan, Split, Take, layout_op, op
+from surgery import (
+    Description,
+    Group,
+    Layout,
+    Need,
+    Params,
+    Part,
+    Reduce,
+    Scalar,
+    Scan,
+    Space,
+    Split,
+    Take,
+    layout_op,
+    op,
+)
 from surgery.errors import PlanError
 from surgery.tensors import TensorSpec
 
@@ -367,3 +382,106 @@ def centered(x: Any, p: Any) -> torch.Tensor:
     first = x.models[0]
     copies = [first + i for i in range(3)]
     return copies[1] - copies[1].mean(0)
+
+
+def pair(signature: Any, p: Any) -> list[Part]:
+    """Codes, a scale for each row, a bit for every two rows, and the shape."""
+    name, (rows, columns) = signature.name, signature.first.shape
+    return [
+        Part(TensorSpec(f"{name}.codes", (rows, columns), "I8")),
+        Part(TensorSpec(f"{name}.scale", (rows, 1), "BF16")),
+        Part(TensorSpec(f"{name}.pairs", (-(-rows // 2), columns), "F32"), rows=2),
+        Part(TensorSpec(f"{name}.shape", (2,), "I64"), rows=0),
+    ]
+
+
+def packed_config(made: Any, p: Any) -> Description:
+    """Tell what was packed."""
+    config = {**made.config, "packed": sorted(made.changed), "kept": sorted(made.kept)}
+    return Description(config, config_file="packed.json", stem="codes", sidecars=False)
+
+
+@op(
+    "toy.pack",
+    split=Split.ROW,
+    models=1,
+    vectors="skip",
+    gives=Space.PACKED,
+    emits=pair,
+    describe=packed_config,
+)
+def pack(x: Any, p: Any) -> dict[str, torch.Tensor]:
+    """Round to codes with a scale for each row."""
+    (w,) = x.models
+    name = x.signature.name
+    scale = w.abs().amax(1, keepdim=True) / 100
+    odd = torch.nn.functional.pad(w, (0, 0, 0, len(w) % 2))
+    made = {
+        f"{name}.codes": torch.round(w / scale).to(torch.int8),
+        f"{name}.scale": scale,
+        f"{name}.pairs": odd[0::2] + odd[1::2],
+    }
+    if x.start == 0:
+        made[f"{name}.shape"] = torch.tensor(x.signature.first.shape)
+    return made
+
+
+def halves(signature: Any, p: Any) -> list[Part]:
+    name, (rows, columns) = signature.name, signature.first.shape
+    return [Part(TensorSpec(f"{name}.{side}", (rows, columns), "F32")) for side in ("q", "r")]
+
+
+@op("toy.split", split=Split.TENSOR, models=1, vectors="skip", emits=halves)
+def split(x: Any, p: Any) -> dict[str, torch.Tensor]:
+    """Split a matrix into its part above the mean and the rest."""
+    (w,) = x.models
+    above = torch.where(w > w.mean(), w, torch.zeros_like(w))
+    return {f"{x.signature.name}.q": above, f"{x.signature.name}.r": w - above}
+
+
+@op(
+    "toy.over_norm",
+    models=1,
+    vectors="skip",
+    emits=lambda s, p: [Part(TensorSpec(f"{s.name}.n", s.first.shape, "F32"))],
+)
+class OverNorm(Reduce):
+    """Divide by the largest magnitude of the tensor, as a tensor of another name."""
+
+    def gather(self, x: Any, p: Any, found: Any) -> float:
+        return float(x.models[0].abs().max())
+
+    def fold(self, total: float, part: float) -> float:
+        return max(total, part)
+
+    def apply(self, x: Any, p: Any, found: float) -> Any:
+        return {f"{x.signature.name}.n": x.models[0] / found}
+
+
+class Fault(Params):
+    fault: Literal["names", "shape", "dtype", "type"]
+
+
+@op(
+    "toy.bad_emit",
+    split=Split.ROW,
+    models=1,
+    params=Fault,
+    emits=lambda s, p: [Part(TensorSpec(f"{s.name}.c", s.first.shape, "I8"))],
+)
+def bad_emit(x: Any, p: Fault) -> Any:
+    """Emit something else than was declared."""
+    codes = x.models[0].to(torch.int8)
+    name = f"{x.signature.name}.c"
+    return {
+        "names": {"c": codes},
+        "shape": {name: codes[:, :1]},
+        "dtype": {name: x.models[0]},
+        "type": codes,
+    }[p.fault]
+
+
+@op("toy.activations", split=Split.ROW, models=1, vectors="skip", needs=[Need.SQUARES])
+def activations(x: Any, p: Any) -> torch.Tensor:
+    """Multiply each column by what its inputs add up to."""
+    return x.models[0] * x.statistics[Need.SQUARES].to(x.models[0])

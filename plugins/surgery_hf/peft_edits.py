@@ -1,0 +1,203 @@
+"""What an adapter does to each tensor of its base, checked from headers: what fits nowhere is never left out in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surgery.checkpoint.base import Checkpoint
+from surgery.errors import Finding, PlanError
+from surgery.tensors import DTYPES, TensorSpec
+from surgery_hf.peft_config import LoraConfig
+from surgery_hf.peft_keys import Part, parse_keys, prefix_rule
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What is added to a tensor: scale·B·A of adapter tensors `a` [r, in] and `b` [out, r].
+
+    `transposed`: (scale·B·A)ᵀ. Without `a`, `b` [out] itself is added, scaled. `magnitude` (DoRA): each row of the sum
+    is then scaled to that length.
+    """
+
+    b: str
+    scale: float
+    a: str | None = None
+    transposed: bool = False
+    magnitude: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What becomes of one tensor of the base: an adapter's tensor in its place, then an update."""
+
+    replacement: str | None = None
+    update: Update | None = None
+
+
+@dataclass(slots=True)
+class _Problems:
+    """What is wrong, one line for each kind: its first tensor, and how many more there are."""
+
+    folder: Path
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, tensor: str, what: str) -> None:
+        """Note what is wrong with a tensor; `what` may say `{tensor}`."""
+        self.found.setdefault(what, []).append(tensor)
+
+    def raise_any(self) -> None:
+        """Raise PlanError with all findings, if there are any."""
+        if self.found:
+            raise PlanError([Finding(self._line(what, tensors)) for what, tensors in self.found.items()])
+
+    def _line(self, what: str, tensors: Sequence[str]) -> str:
+        head, _, advice = what.partition("; ")
+        more = f" (and {len(tensors) - 1} more such tensors)" if len(tensors) > 1 else ""
+        return f"{self.folder}: {tensors[0]}: {head}{more}; {advice}"
+
+
+def edits_of(folder: Path, adapter: Checkpoint, config: LoraConfig, base: Checkpoint) -> dict[str, Edit]:
+    """Return what becomes of the base's tensors, by name. Raises PlanError with all that does not fit."""
+    return _Edits(folder, adapter, config, base).all()
+
+
+class _Edits:
+    def __init__(self, folder: Path, adapter: Checkpoint, config: LoraConfig, base: Checkpoint) -> None:
+        self.specs, self.config, self.base = adapter.tensors, config, base
+        self.problems = _Problems(folder)
+        self.edits: dict[str, Edit] = {}
+        self.rule = ("", "")
+
+    def all(self) -> dict[str, Edit]:
+        """Return the edits, or raise all findings."""
+        keys = parse_keys(self.specs)
+        for name in keys.unknown:
+            self.problems.add(name, "is not a name that peft gives; only what is understood is folded")
+        for name, spec in self.specs.items():
+            if not DTYPES[spec.dtype].arithmetic:
+                self.problems.add(name, f"is stored as {spec.dtype}; adapters are folded from floats")
+        targets = [self._target(module, parts) for module, parts in keys.modules.items()]
+        self.rule = prefix_rule(targets, self.base.tensors)
+        for module, parts in keys.modules.items():
+            self._module(module, parts)
+        self._check_shared()
+        self.problems.raise_any()
+        return self.edits
+
+    def _target(self, module: str, parts: Mapping[Part, str]) -> str:
+        """Return the tensor that a module is about first of all: its weight, or its bias if that is all there is."""
+        only_bias = set(parts) <= {Part.BIAS, Part.BASE_BIAS, Part.BIAS_OF_B}
+        return f"{module}.bias" if only_bias else f"{module}.weight"
+
+    def _ours(self, name: str) -> str:
+        old, new = self.rule
+        return new + name.removeprefix(old)
+
+    def _module(self, module: str, parts: Mapping[Part, str]) -> None:
+        weight = parts.get(Part.BASE_WEIGHT, parts.get(Part.WEIGHT))
+        bias = parts.get(Part.BASE_BIAS, parts.get(Part.BIAS))
+        update = self._update(module, parts)
+        if weight or update:
+            self._put(f"{module}.weight", Edit(weight, update))
+        shift = parts.get(Part.BIAS_OF_B)
+        if bias or shift:
+            added = Update(shift, self.config.scale_of(module)) if shift else None
+            self._put(f"{module}.bias", Edit(bias, added))
+
+    def _update(self, module: str, parts: Mapping[Part, str]) -> Update | None:
+        """Return the update of a module's weight; None if there is none, or after noting that it is incomplete."""
+        magnitude = parts.get(Part.MAGNITUDE, parts.get(Part.OLD_MAGNITUDE))
+        embedded = Part.EMBEDDING_A in parts or Part.EMBEDDING_B in parts
+        pair = (Part.EMBEDDING_A, Part.EMBEDDING_B) if embedded else (Part.A, Part.B)
+        present = [parts[part] for part in pair if part in parts]
+        lone = magnitude or parts.get(Part.BIAS_OF_B)
+        if len(present) < 2:
+            if present or lone:
+                what = f"stands without its `{pair[0].value[1:]}` and `{pair[1].value[1:]}`"
+                self.problems.add(present[0] if present else str(lone), f"{what}; save the adapter again")
+            return None
+        transposed = embedded or self.config.transposed
+        if self.config.dora != (magnitude is not None):
+            said = "but the config says `use_dora: true`" if self.config.dora else "but the config says no DoRA"
+            has = "has a" if magnitude else "has no"
+            self.problems.add(present[0], f"{has} `lora_magnitude_vector`, {said}; save the adapter again")
+        if magnitude and transposed:
+            kind = "an embedding" if embedded else "a weight with `fan_in_fan_out`"
+            self.problems.add(magnitude, f"DoRA of {kind} scales columns, which is not folded; merge it with peft")
+        return Update(present[1], self.config.scale_of(module), present[0], transposed, magnitude)
+
+    def _put(self, theirs: str, edit: Edit) -> None:
+        """Note the edit of a tensor after holding it against the base's header."""
+        name = self._ours(theirs)
+        spec = self.base.tensors.get(name)
+        first = edit.replacement or (edit.update and (edit.update.a or edit.update.b)) or ""
+        if spec is None:
+            self.problems.add(first, self._missing(name))
+            return
+        if not DTYPES[spec.dtype].arithmetic:
+            what = f"the base stores {name} as {spec.dtype}, a fold is defined on floats only"
+            self.problems.add(first, f"{what}; dequantize the base first")
+            return
+        if edit.replacement is not None and self.specs[edit.replacement].shape != spec.shape:
+            got = self.specs[edit.replacement].shape
+            self.problems.add(first, f"is to replace {name}, got shapes {got} and {spec.shape}; fold into its base")
+        if edit.update is not None:
+            self._check_update(theirs.rpartition(".")[0], spec, edit.update)
+        self.edits[name] = edit
+
+    def _missing(self, name: str) -> str:
+        if name in self._shared():
+            return self._tied(name)
+        if name.endswith(".bias"):
+            return "the base has no such bias; fold it into the base that it was trained on"
+        return "the base has no such tensor; fold it into the base that it was trained on"
+
+    def _check_update(self, module: str, spec: TensorSpec, update: Update) -> None:
+        """Note shapes that do not multiply to the base's, and ranks other than the config's."""
+        rows, columns = (spec.shape[0], math.prod(spec.shape[1:])) if spec.shape else (1, 1)
+        out, into = (columns, rows) if update.transposed else (rows, columns)
+        b = self.specs[update.b].shape
+        if update.a is None:
+            if b != spec.shape:
+                self.problems.add(update.b, f"has shape {b}, the base's bias {spec.shape}; fold into its base")
+            return
+        a = self.specs[update.a].shape
+        rank = self.config.rank_of(module)
+        if a[:1] != (rank,) or len(b) < 2 or b[1:] != (rank, *(1,) * (len(b) - 2)):
+            what = f"factors have shapes {a} and {b}, the config says rank {rank}"
+            self.problems.add(update.a, f"{what}; the config belongs to another adapter")
+        elif (b[0], math.prod(a[1:])) != (out, into):
+            layout = "[in, out] as `fan_in_fan_out` says" if self.config.transposed else "[out, in]"
+            what = f"factors {a} and {b} do not fit the base's {spec.shape}, read as {layout}"
+            self.problems.add(update.a, f"{what}; fold it into the base that it was trained on")
+        if update.magnitude and math.prod(self.specs[update.magnitude].shape) != out:
+            got = self.specs[update.magnitude].shape
+            self.problems.add(update.magnitude, f"has shape {got} for {out} rows; save the adapter again")
+
+    def _shared(self) -> dict[str, str]:
+        """Return the tensors that are one with another: aliases, and the head of a base that ties it."""
+        from surgery.plan.virtual import text_config
+        from surgery_hf.architectures import ARCHITECTURES
+
+        shared = dict(self.base.aliases)
+        if text_config(self.base.config).get("tie_word_embeddings"):
+            pairs = [pair for architecture in ARCHITECTURES for pair in architecture.tied.items()]
+            shared |= {head: embed for head, embed in pairs if head not in self.base.tensors}
+        shared = {alias: name for alias, name in shared.items() if name in self.base.tensors}
+        return shared | {name: alias for alias, name in shared.items()}
+
+    def _tied(self, name: str) -> str:
+        other = self._shared()[name]
+        return f"changes {name}, which is one tensor with {other}; save the base with the two apart first"
+
+    def _check_shared(self) -> None:
+        """Refuse to change one of two names of a tensor: the other one must keep its values."""
+        shared: dict[str, Any] = self._shared()
+        for name, edit in self.edits.items():
+            if name in shared:
+                first = edit.replacement or (edit.update and edit.update.b)
+                self.problems.add(str(first), self._tied(name))

@@ -1,0 +1,1 @@
+"""Quantized checkpoints as sources: their tensors are decoded range by range while they are read."""
