@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from surgery.schedule.options import RunOptions
 if TYPE_CHECKING:
     import torch
 
+    from surgery.execute.models import Calibrate
     from surgery.execute.report import Listener, Report
     from surgery.plan.model import Plan
     from surgery.schedule.order import Schedule
@@ -82,8 +84,11 @@ class ResolvedPlan:
         schedule  what `order` returned for the same options, so that it is not made twice
         """
         from surgery.execute.run import run
+        from surgery.report.record import leave
 
-        return run(self.plan, options or RunOptions(), self.host, listener, schedule)
+        calibrate = _calibrator(self.plan)
+        left = partial(leave, self.host)
+        return run(self.plan, options or RunOptions(), self.host, listener, schedule, calibrate, leave=left)
 
 
 def load(recipe: str | Path, *, plugins: Iterable[str | Path] = ()) -> LoadedRecipe:
@@ -110,4 +115,17 @@ def state_dict(recipe: str | Path | LoadedRecipe) -> Mapping[str, torch.Tensor]:
     from surgery.execute.state_dict import LazyStateDict
 
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load(recipe)
-    return LazyStateDict(loaded.resolve(write=False).plan)
+    plan = loaded.resolve(write=False).plan
+    return LazyStateDict(plan, _calibrator(plan))
+
+
+def _calibrator(plan: Plan) -> Calibrate | None:
+    """Return what computes statistics of activations; None for a plan that needs none: it imports transformers.
+
+    Raises PlanError when a model cannot be run on the calibration text.
+    """
+    if not any(step.op.needs for step in plan.steps.values()):
+        return None
+    from surgery.calibrate.runner import Calibrator
+
+    return Calibrator(plan)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import click
 
     from surgery.architecture import Architecture
-    from surgery.checkpoint.base import AdapterFormat, Format, Scheme
+    from surgery.checkpoint.base import AdapterFormat, Checkpoint, Format, Scheme
     from surgery.checkpoint.base_publisher import Destination
     from surgery.execute.report import JobDone, Report
     from surgery.ops import Op
@@ -55,6 +55,15 @@ def surgery_register_sources() -> list[Scheme]:  # type: ignore[empty-body]
 @hookspec
 def surgery_register_destinations() -> list[Destination]:  # type: ignore[empty-body]
     """Return schemes of `to:` (`hub:`) that outputs are published to. Called when an output or `surgery push` names one."""
+
+
+@hookspec(firstresult=True)
+def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return a view of a checkpoint in which coded tensors are what they stand for; None to leave it as it is.
+
+    Called for every model that a plan opens, unless it says `decode: false`. What the view does not show may still be
+    read by it; closing it closes the checkpoint. Raises CheckpointError for codes that are yours but cannot be decoded.
+    """
 
 
 @hookspec

@@ -15,14 +15,14 @@ import pluggy
 
 from surgery import hookspecs
 from surgery.architecture import Architecture
-from surgery.errors import PluginError, did_you_mean
+from surgery.errors import CheckpointError, PluginError, did_you_mean
 from surgery.ops import Op
 from surgery.trials import EvaluatorKind, SamplerKind
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from surgery.checkpoint.base import AdapterFormat, Format, Scheme
+    from surgery.checkpoint.base import AdapterFormat, Checkpoint, Format, Scheme
     from surgery.checkpoint.base_publisher import Destination
     from surgery.plan.model import Plan
 
@@ -140,6 +140,31 @@ class Host:
         found = self._gather("surgery_register_adapters", AdapterFormat)
         _refuse_twice("adapter format", [(format_.name, plugin) for format_, plugin in found])
         return [format_ for format_, _ in found]
+
+    def decoded(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the view that the first plugin has of a checkpoint whose tensors are coded, else the checkpoint.
+
+        Raises CheckpointError, the checkpoint closed, when a plugin says that its codes cannot be decoded.
+        """
+        from surgery.checkpoint.base import Checkpoint
+
+        self._load_always()
+        for name in sorted(self._loaded):
+            module = self._manager.get_plugin(name)
+            others = [other for other in self._manager.get_plugins() if other is not module]
+            ask = self._manager.subset_hook_caller("surgery_decode_checkpoint", others)
+            try:
+                found = ask(checkpoint=checkpoint)
+            except CheckpointError:
+                checkpoint.close()
+                raise
+            if isinstance(found, Checkpoint):
+                return found
+            if found is not None:
+                raise PluginError(
+                    f"{self._loaded[name]}: surgery_decode_checkpoint returned {found!r}, not a Checkpoint"
+                )
+        return checkpoint
 
     def schemes(self) -> list[Scheme]:
         """Return the URI schemes that plugins open."""

@@ -194,7 +194,9 @@ def _check_name(what: str, name: str) -> None:
 
 def _check_class(what: str, name: str, target: Any, base: type) -> None:
     if not (isinstance(target, type) and issubclass(target, base)):
-        raise PluginError(f"{what} `{name}`: must be a class that derives from {base.__name__}, got {target!r}")
+        raise PluginError(
+            f"{what} `{name}`: must be a class that derives from {base.__name__}, got {target!r}"
+        )
 
 
 def _told(what: str, name: str, target: type) -> tuple[str, str]:

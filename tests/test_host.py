@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import surgery
 from surgery import host as hosts
+from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.errors import PluginError
 from surgery.host import Host
 
@@ -177,6 +179,54 @@ def test_formats_and_schemes_are_gathered_and_checked(installed):
         host.schemes()
 
 
+def test_adapter_formats_are_gathered_and_two_claims_on_a_name_refused(installed):
+    claim = (
+        "import surgery\nfrom surgery.checkpoint.base import AdapterFormat\n"
+        "@surgery.hookimpl\ndef surgery_register_adapters():\n"
+        "    return [AdapterFormat('lokr', lambda path: False, lambda path, base: base)]\n"
+    )
+    installed("one", claim, hosts.ALWAYS)
+    assert [format_.name for format_ in Host().adapters()] == ["lokr"]
+    installed("two", claim, hosts.ALWAYS)
+    with pytest.raises(PluginError, match=r"plugin two .* claims adapter format `lokr`, so does plugin one"):
+        Host().adapters()
+
+
+def test_the_first_plugin_that_has_a_view_of_a_checkpoint_gives_it(installed):
+    claim = (
+        "import surgery\nfrom surgery.checkpoint.memory import MemoryCheckpoint\n"
+        "@surgery.hookimpl\ndef surgery_decode_checkpoint(checkpoint):\n"
+        "    return MemoryCheckpoint({{}}, location='{name}') if checkpoint.config else None\n"
+    )
+    installed("two", claim.format(name="two"), hosts.ALWAYS)
+    installed("one", claim.format(name="one"), hosts.ALWAYS)
+    plain, coded = MemoryCheckpoint({}), MemoryCheckpoint({}, {"codes": 4})
+    assert Host().decoded(plain) is plain
+    assert Host().decoded(coded).location == "one"
+
+
+def test_a_view_that_is_no_checkpoint_is_refused(installed):
+    source = "import surgery\n@surgery.hookimpl\ndef surgery_decode_checkpoint(checkpoint):\n    return 4\n"
+    installed("one", source, hosts.ALWAYS)
+    with pytest.raises(PluginError, match="plugin one .*: surgery_decode_checkpoint returned 4, not a Checkpoint"):
+        Host().decoded(MemoryCheckpoint({}))
+
+
+def test_a_checkpoint_that_cannot_be_decoded_is_closed(installed, monkeypatch):
+    installed(
+        "one",
+        "import surgery\n@surgery.hookimpl\ndef surgery_decode_checkpoint(checkpoint):\n"
+        "    raise surgery.CheckpointError('codes without scales')\n",
+        hosts.ALWAYS,
+    )
+    closed = []
+    monkeypatch.setattr(MemoryCheckpoint, "close", lambda self: closed.append(self))
+    coded = MemoryCheckpoint({})
+    with pytest.raises(surgery.CheckpointError, match="codes without scales"):
+        Host().decoded(coded)
+    assert closed == [coded]
+
+
 def test_a_plugin_reads_foreign_recipes(installed):
     installed(
         "one",
@@ -268,7 +318,7 @@ def test_every_hook_is_documented_and_has_a_test():
     page = (Path(__file__).parents[1] / "docs" / "writing-plugins.md").read_text()
     tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("*.py"))
     hooks = [name for name in vars(hookspecs) if name.startswith("surgery_")]
-    assert len(hooks) == 11
+    assert len(hooks) == 14
     for hook in hooks:
         assert f"`{hook}`" in page, f"docs/writing-plugins.md does not mention {hook}"
         assert f"def {hook}" in tests, f"no test implements {hook}"

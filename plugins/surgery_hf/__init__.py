@@ -1,10 +1,10 @@
-"""What Hugging Face's libraries call things: the naming schemes of models, and the adapters that PEFT writes."""
+"""What Hugging Face's libraries write: names of tensors, quantized checkpoints, PEFT's adapters."""
 
 from __future__ import annotations
 
 from surgery import hookimpl
 from surgery.architecture import Architecture
-from surgery.checkpoint.base import AdapterFormat
+from surgery.checkpoint.base import AdapterFormat, Checkpoint
 
 
 @hookimpl
@@ -13,6 +13,18 @@ def surgery_register_architectures() -> list[Architecture]:
     from surgery_hf.architectures import ARCHITECTURES
 
     return list(ARCHITECTURES)
+
+
+@hookimpl
+def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return a view of a quantized checkpoint in which its tensors are float32; None if it is not quantized."""
+    from surgery_hf.quantized.claims import is_quantized
+
+    if not is_quantized(checkpoint):
+        return None
+    from surgery_hf.quantized.decode import decoded
+
+    return decoded(checkpoint)
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -58,15 +58,26 @@ class FoldedCheckpoint(Checkpoint):
         self.aliases, self.config, self.sidecars = base.aliases, base.config, base.sidecars
         self._base, self._adapter, self._edits = base, adapter, edits
         self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
-        self.native = {name: base.tensors[name].dtype for name in edits} | {
-            name: dtype for name, dtype in base.native.items() if name not in edits
-        }
+        self.native = {name: base.tensors[name].dtype for name in edits} | dict(base.native)
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, _Factors] = OrderedDict()
 
     def parts(self) -> tuple[Checkpoint, ...]:
         """Return the base, the adapter and itself."""
         return (*self._base.parts(), *self._adapter.parts(), self)
+
+    def expect(self, names: Collection[str]) -> None:
+        """Tell the base and the adapter which of their tensors will be read."""
+        origins = [self._origin(name) for name in names]
+        updates = [update for name in names if (update := self._edits.get(name, Edit()).update)]
+        used = [source for where, source in origins if where is self._adapter]
+        used += [part for update in updates for part in update.parts()]
+        self._base.expect([source for where, source in origins if where is self._base])
+        self._adapter.expect(used)
+
+    def doing(self) -> str:
+        """Return what the base or the adapter is busy with."""
+        return self._base.doing() or self._adapter.doing()
 
     def whole_file_bytes(self) -> int:
         """Return the bytes that decoded factors may take."""
@@ -100,7 +111,7 @@ class FoldedCheckpoint(Checkpoint):
         update = self._edits.get(name, Edit()).update
         if update is None:
             return where.identity(source)
-        used = [self._adapter.identity(part) for part in (update.a, update.b, update.magnitude) if part]
+        used = [self._adapter.identity(part) for part in update.parts()]
         what = ("fold", VERSION, BLOCK, where.identity(source), *used, update.scale, update.transposed)
         return xxh3_128_digest(repr(what).encode())
 
@@ -119,8 +130,7 @@ class FoldedCheckpoint(Checkpoint):
         update = self._edits.get(spec.name, Edit()).update
         dtype = where.tensors[source].dtype
         if update is not None:
-            used = [part for part in (update.a, update.b, update.magnitude) if part]
-            dtype = promote([dtype, "F32", *(self._adapter.tensors[part].dtype for part in used)])
+            dtype = promote([dtype, "F32", *(self._adapter.tensors[part].dtype for part in update.parts())])
         return spec.with_(dtype=dtype)
 
     def _decoded_bytes(self, update: Update) -> int:

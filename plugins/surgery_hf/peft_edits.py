@@ -29,6 +29,10 @@ class Update:
     transposed: bool = False
     magnitude: str | None = None
 
+    def parts(self) -> list[str]:
+        """Return the adapter's tensors that it is computed from."""
+        return [part for part in (self.a, self.b, self.magnitude) if part is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:

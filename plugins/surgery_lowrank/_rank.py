@@ -44,7 +44,9 @@ class Rank(Params):
             got = " and ".join(f"`{name}`" for name in given) or "none"
             raise ValueError(f"needs one of `rank`, `ratio` and `energy`, got {got}")
         if self.energy is not None and self.method == "randomized":
-            raise ValueError("`energy` needs all singular values, `method: randomized` finds a few; use `exact`")
+            raise ValueError(
+                "`energy` needs all singular values, `method: randomized` finds a few; use `exact`"
+            )
         return self
 
 

@@ -68,14 +68,14 @@ def svd(x: Chunk, p: Svd) -> Tensor:
 
 def _reduced(W: Tensor, name: str, rank: int | None, p: Svd) -> Tensor:
     """Return a matrix's best approximation of a rank, or the matrix where that saves nothing."""
-    from surgery.math.svd import rank_for_energy, svd_exact, svd_randomized, test_draws
+    from surgery.math.svd import rank_for_energy, sketch_draws, svd_exact, svd_randomized
 
     shape = (W.shape[0], W.shape[1])
     if exact(shape, p):
         U, S, Vh = svd_exact(W)
     else:
         assert rank is not None
-        U, S, Vh = svd_randomized(W, rank, test_draws(name, shape, rank, W.device))
+        U, S, Vh = svd_randomized(W, rank, sketch_draws(name, shape, rank, W.device))
     if p.energy is not None:
         rank = rank_for_energy(S, p.energy)
         if not worth(shape, rank, p):

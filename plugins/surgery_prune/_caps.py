@@ -22,7 +22,7 @@ _BINS: Final = (1 << 11, 1 << 10, 1 << 10)
 
 @dataclass(frozen=True, slots=True)
 class Digits:
-    """What is known of the pattern of the `rank`-th largest magnitude: it begins at `low`, `done` digits are settled."""
+    """What is known of the `rank`-th largest magnitude's pattern: it begins with `done` digits, those of `low`."""
 
     low: int
     rank: int  # among those that share the settled digits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Chunk, Reduce, Scan, Signature, Split
 from surgery_prune._caps import Digits, digit_counts, next_digit
-from surgery_prune._sparsity import Sparsity, compared, pruned, split_of
+from surgery_prune._sparsity import Amount, Sparsity, compared, pruned, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ class Selecting(Reduce):
 
         weights = x.models[0]
         if split_of(p) is Split.ROW:
-            return _largest_of_each(weights, x.signature, p)
+            return largest_of_each(weights, x.signature, p)
         if found is None or found.common is None:
             return torch.zeros_like(weights, dtype=torch.bool)
         cap = (found.caps or {}).get(x.signature.name)
@@ -145,8 +145,8 @@ def _keep_from(weights: Tensor, bits: int) -> Tensor:
     return _keep(weights, value_of(bits))
 
 
-def _largest_of_each(weights: Tensor, signature: Signature, p: Sparsity) -> Tensor:
-    """Return where the largest of every row, or of every group of neighbours, are."""
+def largest_of_each(weights: Tensor, signature: Signature, p: Amount) -> Tensor:
+    """Return where the largest |x| of every row, or of every group of neighbours, are."""
     from surgery_prune._rows import largest_of_rows
 
     length = compared(signature)

@@ -33,14 +33,35 @@ Pattern = Annotated[
 ]
 
 
-class Sparsity(Params):
-    """How many weights are set to zero, and among which they are compared."""
+class Amount(Params):
+    """How many weights are set to zero."""
 
     sparsity: Share | None = None
     """Share of the weights that become 0, from 0 to 1; 0.5 if neither this nor `pattern` is given."""
 
     pattern: Pattern | None = None
     """`N:M` instead of a share: N weights are kept of every M neighbours along a Linear's input."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.pattern and self.sparsity is not None:
+            raise ValueError("both `sparsity` and `pattern`; keep one")
+        return self
+
+    @property
+    def share(self) -> float:
+        """Return the share of weights that become 0."""
+        return HALF if self.sparsity is None else self.sparsity
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """Return how many weights are kept, and of how many neighbours."""
+        found = _PATTERN.fullmatch(self.pattern or "")
+        return (int(found[1]), int(found[2])) if found else None
+
+
+class Sparsity(Amount):
+    """How many weights are set to zero, and among which they are compared."""
 
     scope: Literal["tensor", "row", "model"] = "tensor"
     """What `sparsity` is a share of: each tensor, each row (output of a Linear), or all pruned tensors together."""
@@ -53,12 +74,12 @@ class Sparsity(Params):
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        if self.pattern and self.sparsity is not None:
-            raise ValueError("both `sparsity` and `pattern`; keep one")
         if self.pattern and self.scope == "model":
             raise ValueError("`pattern` compares neighbours, `scope: model` all weights; keep one")
         if self.max_sparsity is not None and self.scope != "model":
-            raise ValueError(f"`max_sparsity` belongs to `scope: model`, got `scope: {self.scope}`; remove it")
+            raise ValueError(
+                f"`max_sparsity` belongs to `scope: model`, got `scope: {self.scope}`; remove it"
+            )
         if self.scope == "model" and isinstance(self.sparsity, float) and self.sparsity > self.cap:
             raise ValueError(
                 f"`sparsity` {self.sparsity:g} is above `max_sparsity` {self.cap:g}; raise the latter"
@@ -66,20 +87,9 @@ class Sparsity(Params):
         return self
 
     @property
-    def share(self) -> float:
-        """Return the share of weights that become 0."""
-        return HALF if self.sparsity is None else self.sparsity
-
-    @property
     def cap(self) -> float:
         """Return the largest share of a tensor that becomes 0 with `scope: model`."""
         return MOST if self.max_sparsity is None else self.max_sparsity
-
-    @property
-    def group(self) -> tuple[int, int] | None:
-        """Return how many weights are kept, and of how many neighbours."""
-        found = _PATTERN.fullmatch(self.pattern or "")
-        return (int(found[1]), int(found[2])) if found else None
 
 
 def split_of(p: Sparsity) -> Split:
@@ -116,7 +126,12 @@ def untouched(signature: Signature, p: Sparsity) -> bool:
 
 def check(signature: Signature, p: Sparsity) -> str | None:
     """Return what is wrong with a tensor for an N:M pattern: its inputs must come in whole groups."""
-    if p.group is None or not is_target(signature, p.targets):
+    return check_pattern(signature, p) if is_target(signature, p.targets) else None
+
+
+def check_pattern(signature: Signature, p: Amount) -> str | None:
+    """Return what is wrong with a tensor that is pruned for an N:M pattern."""
+    if p.group is None:
         return None
     shape, (_, size) = signature.first.shape, p.group
     if len(shape) not in _MATRICES:

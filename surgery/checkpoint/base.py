@@ -71,14 +71,6 @@ class Checkpoint(ABC):
         """Return what the reader is busy with besides being read, for a line of progress; usually nothing."""
         return ""
 
-    def pin(self) -> Mapping[str, Any]:
-        """Return what names exactly this content, for lockfiles; {} where only a digest of the files can.
-
-        `source` is what a recipe says to read the same bytes for ever, `revision` the commit, `files` the size and
-        `sha256` (of large files) by name.
-        """
-        return {}
-
     def whole_file_bytes(self) -> int:
         """Return the bytes that this reader itself may come to hold (a legacy pickle, an adapter's factors); usually 0."""
         return 0

@@ -1,9 +1,9 @@
 """What everything that takes outputs elsewhere promises: `to: hub:org/name` instead of a folder.
 
-    check     while planning, without a network: is this a place?
-    begin     before any weight is computed: may this be published here?
-    file_done as each file is complete and on the disk, while others are still computed
-    finish    when all are: now it becomes visible, as a whole or not at all
+check     while planning, without a network: is this a place?
+begin     before any weight is computed: may this be published here?
+file_done as each file is complete and on the disk, while others are still computed
+finish    when all are: now it becomes visible, as a whole or not at all
 """
 
 from __future__ import annotations

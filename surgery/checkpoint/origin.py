@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -49,13 +49,25 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
     return Origin(
         repository=cached["repo"].replace("--", "/", 1) if cached else "",
         revision=cached["revision"] if cached else "",
-        files={file.name: _known_by(file) for file in files if file.is_file()},
+        files=_listed(file for file in files if file.is_file()),
     )
 
 
+def cached(record: Mapping[str, Any]) -> str:
+    """Return the folder in the Hub's cache that an origin's record speaks of; "" if there is none. Asks no server."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, revision = (str(record.get(key, "")) for key in ("repository", "revision"))
+    for name in record.get("files", {}) if repository and revision else ():
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):
+            return str(Path(found).parent)
+    return ""
+
+
 def files_of(checkpoint: Checkpoint) -> list[Path]:
-    """Return the files that hold the tensors, as far as the reader says where they lie."""
-    extents = (checkpoint.extent(name) for name in checkpoint.tensors)
+    """Return the files that hold the tensors and what they are computed from, as far as readers say where they lie."""
+    extents = (part.extent(name) for part in checkpoint.parts() for name in part.tensors)
     return sorted({Path(extent.file) for extent in extents if extent is not None})
 
 
@@ -71,6 +83,14 @@ def fingerprint(file: Path) -> str:
             start = (size - STRETCH) * index // (STRETCHES - 1)
             hasher.update(os.pread(opened.fileno(), STRETCH, start))
     return hasher.hexdigest()
+
+
+def _listed(files: Iterable[Path]) -> dict[str, Mapping[str, Any]]:
+    """Return what files are known by, by name; a model and its adapter may have files of one name."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for file in files:
+        found[f"{file.parent.name}/{file.name}" if file.name in found else file.name] = _known_by(file)
+    return found
 
 
 def _known_by(file: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class ForPeople(Announcer):
         table(
             columns,
             [
-                (o.name, str(o.folder), f"{o.tensors:,}", human_bytes(o.nbytes), str(o.shards))
+                (o.name, o.url or str(o.folder), f"{o.tensors:,}", human_bytes(o.nbytes), str(o.shards))
                 for o in report.outputs
             ],
         )
@@ -164,6 +164,7 @@ class Ticks:
             seconds=round(progress.seconds, 3),
             eta=eta,
             tensor=progress.tensor,
+            **({"note": progress.note} if progress.note else {}),
         )
 
 

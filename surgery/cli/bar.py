@@ -50,7 +50,7 @@ class Bar:
 
     def __call__(self, step: Step) -> None:
         """Show how far the work is."""
-        self.show(step.done, step.total, step.tensor)
+        self.show(step.done, step.total, step.note or step.tensor)
 
     def show(self, done: int, total: int, tensor: str) -> None:
         """Show bytes done of all, and a tensor's name."""

@@ -15,7 +15,7 @@ from surgery.cli.sources import opened
 from surgery.cli.words import count
 
 if TYPE_CHECKING:
-    from surgery.cli.compare import Difference, Kind
+    from surgery.report.compare import Difference, Kind
     from surgery.tensors import TensorSpec
 
 DIFFERENT: Final = 3
@@ -44,7 +44,7 @@ def command(a: str, b: str, top: int, exit_code: bool, as_json: bool, plugins: t
     A and B are what a recipe may name as a source. Tensors that only one has or that differ in shape come first, then
     those that differ most: ‖a - b‖ / ‖a‖. Reads every byte of both, in bounded memory.
     """
-    from surgery.cli.compare import compare
+    from surgery.report.compare import compare
 
     host = host_with(plugins)
     with opened(a, host) as first, opened(b, host) as second:
@@ -63,7 +63,7 @@ def command(a: str, b: str, top: int, exit_code: bool, as_json: bool, plugins: t
 
 
 def _record(a: str, b: str, differences: list[Difference]) -> dict[str, Any]:
-    from surgery.cli.compare import totals
+    from surgery.report.compare import totals
 
     return {
         "a": a,
@@ -116,7 +116,7 @@ def _percent(share: float) -> str:
 
 
 def _verdict(differences: list[Difference]) -> str:
-    from surgery.cli.compare import totals
+    from surgery.report.compare import totals
 
     counts = totals(differences)
     parts = [f"{counts[kind]:,} {words}" for kind, words in _WORDS.items() if kind in counts]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from surgery.checkpoint.origin import files_of
 from surgery.cli.console import Column, pairs, say, say_json, table
 from surgery.cli.options import json_option, plugin_option
 from surgery.cli.patterns import Pattern, patterns_of
 from surgery.cli.registry import host_with
-from surgery.cli.sources import files_of, opened
+from surgery.cli.sources import opened
 from surgery.cli.words import count, millions, ranges
 from surgery.tensors import TensorInfo, human_bytes
 
@@ -44,15 +45,18 @@ _HIGHLIGHTS: Final = (
 @click.option(
     "--tensors/--summary", default=False, help="List every tensor, or one line a pattern (default)."
 )
+@click.option(
+    "--stored", is_flag=True, help="Show quantized tensors as they are stored, not as what they stand for."
+)
 @json_option
 @plugin_option
-def command(path: str, tensors: bool, as_json: bool, plugins: tuple[Path, ...]) -> None:
+def command(path: str, tensors: bool, stored: bool, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Show what a checkpoint holds.
 
     PATH is a folder, a file, or what a recipe may name as a source: `scheme:...` or a Hub id in the cache. Only
     headers are read.
     """
-    with opened(path, host_with(plugins)) as model:
+    with opened(path, host_with(plugins), stored=stored) as model:
         if as_json:
             say_json(_record(model, tensors))
             return

@@ -30,6 +30,23 @@ def _path(**settings: Any) -> click.Path:
     return click.Path(path_type=Path, **settings)
 
 
+class Named(click.ParamType[tuple[str, str]]):
+    """A name and what it stands for: `base=../models/base`."""
+
+    name = "name=path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Return both parts; a usage error for anything else."""
+        if isinstance(value, tuple):
+            return value
+        name, mark, path = str(value).partition("=")
+        if not (name and mark and path):
+            self.fail(f"`{value}` is not NAME=PATH; write the model's name in the recipe and where it is now")
+        return name, path
+
+
 recipe_argument = click.argument("recipe", type=_path())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 plugin_option = click.option(
@@ -39,6 +56,14 @@ plugin_option = click.option(
     multiple=True,
     metavar="FILE",
     help="A Python file with ops of your own; it is executed. May be repeated.",
+)
+models_option = click.option(
+    "--models",
+    type=Named(),
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=lambda ctx, param, value: dict(value),
+    help="Where a model of the recipe is now, `NAME.adapter` for its adapter. May be repeated.",
 )
 out_option = click.option(
     "--out", type=_path(), metavar="DIR", help="Where to write, instead of the recipe's `to:`."

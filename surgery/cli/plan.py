@@ -78,7 +78,8 @@ def _resolve(loaded: LoadedRecipe, out: Path | None) -> tuple[Plan, list[Finding
     ]
     for path, output in zip(recipe.written, plan.outputs, strict=False):
         folder = output.folder
-        if folder is not None and folder.is_dir() and any(folder.iterdir()):
+        stays = output.target is None or output.target.keep
+        if stays and folder is not None and folder.is_dir() and any(folder.iterdir()):
             what = f"{folder} exists and is not empty; `surgery run` needs `--force` to replace it"
             findings.append(recipe.finding((*path, "to"), what))
     return plan, findings
@@ -139,7 +140,7 @@ def _outputs(summary: Summary) -> None:
         columns,
         [
             (
-                *(o.name, o.model, "(not known)" if o.folder is None else str(o.folder)),
+                *(o.name, o.model, o.to or ("(not known)" if o.folder is None else str(o.folder))),
                 *(f"{o.tensors:,}", millions(o.parameters), human_bytes(o.nbytes), f"{o.shards:,}"),
                 ", ".join(o.dtypes),
             )

@@ -32,6 +32,7 @@ def report_record(report: Report) -> dict[str, Any]:
                 "tensors": output.tensors,
                 "nbytes": output.nbytes,
                 "shards": output.shards,
+                **({"url": output.url} if output.url else {}),
             }
             for output in report.outputs
         ],

@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from surgery.checkpoint.base import Checkpoint
     from surgery.host import Host
     from surgery.plan.virtual import VirtualModel
 
 
 @contextmanager
-def opened(source: str, host: Host) -> Iterator[VirtualModel]:
+def opened(source: str, host: Host, *, stored: bool = False) -> Iterator[VirtualModel]:
     """Open a path, `scheme:...` or Hub id for the time of the context; its checkpoint is the model's donor.
 
-    Raises CheckpointError for what is no checkpoint.
+    Quantized tensors are shown as what they stand for, or as they are `stored`. Raises CheckpointError for what
+    is no checkpoint.
     """
     from surgery.checkpoint.open import open_checkpoint
     from surgery.plan.virtual import from_checkpoint
 
     checkpoint = open_checkpoint(source, Path.cwd(), host.formats(), host.schemes())
+    if not stored:
+        checkpoint = host.decoded(checkpoint)
     try:
         yield from_checkpoint(source, checkpoint, host.architectures())
     finally:
         checkpoint.close()
-
-
-def files_of(checkpoint: Checkpoint) -> list[Path]:
-    """Return the files that hold the tensors, as far as the reader says where they lie."""
-    extents = (checkpoint.extent(name) for name in checkpoint.tensors)
-    return sorted({Path(extent.file) for extent in extents if extent is not None})

@@ -54,13 +54,15 @@ class Crew:
         self._running = 0
         self._idle = threading.Event()
 
-    def run(self, jobs: Iterable[tuple[Callable[[], Phases], int]]) -> None:
+    def run(self, jobs: Iterable[tuple[Callable[[], Phases], int]], besides: int = 0) -> None:
         """Run jobs, each given as a function that begins its phases and the bytes that it holds, until all are done.
 
+        `besides` are bytes that are held meanwhile, whichever jobs run.
         Raises what the first failing unit raised; KeyboardInterrupt stops after the units in flight.
         """
         self._jobs = iter(jobs)
         self._next = next(self._jobs, None)
+        self._held = besides
         threads = [
             threading.Thread(target=self._work, args=(evaluator,), name=f"worker-{i}", daemon=True)
             for i, evaluator in enumerate(self._evaluators)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,11 +26,19 @@ Unit = Callable[[Evaluator], None]
 Phases = Iterator[list[Unit]]
 
 
+class Folds(Protocol):
+    """Something that adds up parts; a Reduce is one."""
+
+    def fold(self, total: Any, part: Any) -> Any:
+        """Add a part to the total."""
+        ...
+
+
 @dataclass(slots=True)
 class Fold:
     """Adds up what spans found, in their order, whoever finishes first."""
 
-    op: Reduce
+    op: Folds
     total: Any = None
     _next: int = 0
     _early: dict[int, Any] = field(default_factory=dict)

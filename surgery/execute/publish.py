@@ -17,6 +17,7 @@ from surgery.checkpoint.origin import origin_of
 from surgery.checkpoint.sidecars import CONFIG, config_with_dtype, without_quantization, write_json
 from surgery.checkpoint.syncing import sync_file, sync_folder
 from surgery.errors import ResourceError
+from surgery.execute.publishing import Publishing
 from surgery.execute.report import Leave, Report, Written
 from surgery.execute.sink import WORK, Sink
 from surgery.host import Host
@@ -32,11 +33,14 @@ def publish(
     report: Report,
     sinks: Sequence[Sink],
     host: Host,
+    publishing: Publishing,
     *,
     force: bool,
     leave: Leave | None = None,
-) -> None:
-    """Complete the partial folders of all outputs, then rename each to its place.
+) -> tuple[str, ...]:
+    """Complete the partial folders of all outputs, then publish each, or rename it to its place.
+
+    Returns where each was published, "" for those that are only in their folder.
 
     `leave` writes what a run leaves beside the weights. It is not in the manifest: times differ from run to run.
     Raises ResourceError if that cannot be done; what is computed then stays in the partial folders.
@@ -48,12 +52,21 @@ def publish(
             for name in left:
                 sync_file(sink.folder / name)
             sync_folder(sink.folder)
+    urls = tuple(publishing.finish(sink) for sink in sinks)
     with _uninterrupted():
         for sink in sinks:
             with _told(sink):
-                _rename(sink, force=force)
+                if _stays(sink.output):
+                    _rename(sink, force=force)
+                else:
+                    shutil.rmtree(sink.folder)
     for sink in sinks:
         shutil.rmtree(_place(sink) / WORK, ignore_errors=True)
+    return urls
+
+
+def _stays(output: Output) -> bool:
+    return output.target is None or output.target.keep
 
 
 def _place(sink: Sink) -> Path:
@@ -134,7 +147,7 @@ def manifest(plan: Plan, sink: Sink, files: Mapping[str, str], host: Host) -> di
             name: {"source": published_source(plan.recipe, name), **origin_of(checkpoint).record()}
             for name, checkpoint in sorted(plan.checkpoints.items())
         },
-        "plugins": _plugins(plan, host),
+        "plugins": plugins_of(plan, host),
         "steps": {
             name: {"op": step.op.name, "version": step.op.version}
             for name, step in sorted(plan.steps.items())
@@ -156,7 +169,7 @@ def _way_back(folder: Path, home: Path) -> str | None:
     return "/".join([".."] * steps)
 
 
-def _plugins(plan: Plan, host: Host) -> dict[str, dict[str, str]]:
+def plugins_of(plan: Plan, host: Host) -> dict[str, dict[str, str]]:
     """Return which releases the ops came from, by family; of a single file its name and hash."""
     found = {}
     for step in plan.steps.values():

@@ -36,6 +36,7 @@ class Written:
     tensors: int
     nbytes: int
     shards: int
+    url: str = ""  # where it was published, if not in the folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Progress:
     total: int
     tensor: str
     seconds: float
+    note: str = ""  # what goes on beside the work: files that are fetched, files that are published
 
 
 Listener = Callable[[Progress], None]
@@ -101,9 +103,9 @@ class Meter:
             self.done += nbytes
             self.tensor = tensor
 
-    def progress(self) -> Progress:
-        """Return how far the run is now."""
-        return Progress(self.done, self.total, self.tensor, time.monotonic() - self.started)
+    def progress(self, note: str = "") -> Progress:
+        """Return how far the run is now; `note` says what goes on beside it."""
+        return Progress(self.done, self.total, self.tensor, time.monotonic() - self.started, note)
 
 
 def peak_rss() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.journal import Entry
 from surgery.checkpoint.layout import ShardLayout
 from surgery.execute.crew import Crew, one_thread_a_worker
@@ -19,13 +20,14 @@ from surgery.execute.jobs import JobRun
 from surgery.execute.models import Calibrate, Site, gather_models, scopes_of
 from surgery.execute.needs import prefetch
 from surgery.execute.publish import publish, written
-from surgery.execute.report import JobDone, Leave, Listener, Meter, Report, peak_rss
+from surgery.execute.publishing import Publishing
+from surgery.execute.report import JobDone, Leave, Listener, Meter, Progress, Report, peak_rss
 from surgery.execute.samples import Samples
 from surgery.execute.sink import Sink
 from surgery.execute.syncer import Syncer
 from surgery.host import Host
 from surgery.plan.model import Output, Plan
-from surgery.plan.nodes import Digests
+from surgery.plan.nodes import Digests, sources
 from surgery.schedule.jobs import GATHER_SPAN, Job
 from surgery.schedule.options import RunOptions
 from surgery.schedule.order import Schedule, order
@@ -61,17 +63,24 @@ def run(
     here = world(options.device)
     schedule = schedule or ordered(plan, options)
     sinks = _sinks(plan, schedule.layouts)
+    publishing = Publishing(sinks if here.rank == 0 else ())
     with one_thread_a_worker(), _one_interrupt():
         try:
+            publishing.begin()
             kept = _open(sinks, here, resume=options.resume)
-            work = _Run(schedule, sinks, here, host)
+            publishing.opened()
+            work = _Run(schedule, sinks, here, host, publishing)
             work.go(listener, calibrate)
             report = work.report(started, kept)
             _collect(sinks, here, work.entries)
             if here.rank == 0:
-                publish(plan, report, sinks, host, force=options.force, leave=leave)
+                with work.telling(listener):
+                    urls = publish(plan, report, sinks, host, publishing, force=options.force, leave=leave)
+                outputs = (replace(o, url=url) for o, url in zip(report.outputs, urls, strict=True))
+                report = replace(report, outputs=tuple(outputs))
             here.wait()
         finally:
+            publishing.close()
             for sink in sinks:
                 sink.close()
     report = replace(report, seconds=time.monotonic() - started)
@@ -91,8 +100,11 @@ def _for_accelerator(options: RunOptions, here: World) -> RunOptions:
 class _Run:
     """The moving parts of one process's share of a run."""
 
-    def __init__(self, schedule: Schedule, sinks: list[Sink], here: World, host: Host) -> None:
+    def __init__(
+        self, schedule: Schedule, sinks: list[Sink], here: World, host: Host, publishing: Publishing
+    ) -> None:
         self.schedule, self.sinks, self.here, self.host = schedule, sinks, here, host
+        self.publishing = publishing
         policy = schedule.plan.recipe.on_nonfinite
         self.evaluators = [Evaluator(place, policy) for place in places(here, schedule.workers)]
         self.entries: list[dict[str, Entry]] = [{} for _ in sinks]
@@ -101,12 +113,16 @@ class _Run:
         self.meter = Meter(total=sum(job.writes for job in self.mine))
         self.samples = Samples(self.meter.started)
         self._index = {id(sink): index for index, sink in enumerate(sinks)}
+        self._readers = {
+            part: None for checkpoint in schedule.plan.checkpoints.values() for part in checkpoint.parts()
+        }
 
     def _is_done(self, job: Job) -> bool:
         return all(target.tensor.spec.name in self.sinks[target.output].done for target in job.targets)
 
     def go(self, listener: Listener | None, calibrate: Calibrate | None) -> None:
         """Gather for whole models, then run this process's jobs."""
+        _expect(self.mine)
         stop, stopped = threading.Event(), threading.Event()
         threading.Thread(target=self._tick, args=(listener, stop, stopped), daemon=True).start()
         try:
@@ -145,10 +161,30 @@ class _Run:
             while not stop.wait(0.1):
                 self.samples.offer(self._read(), self.meter.done)
                 if listener is not None:
-                    listener(self.meter.progress())
+                    listener(self._progress())
             self.samples.take(self._read(), self.meter.done)
         finally:
             stopped.set()
+
+    def _progress(self) -> Progress:
+        doing = (*(reader.doing() for reader in self._readers), self.publishing.doing())
+        return self.meter.progress(", ".join(filter(None, doing)))
+
+    @contextlib.contextmanager
+    def telling(self, listener: Listener | None) -> Iterator[None]:
+        """Tell of the publishing, which may take longer than the work."""
+        stop = threading.Event()
+
+        def tell() -> None:
+            while listener is not None and not stop.wait(0.1):
+                listener(self._progress())
+
+        if self.publishing:
+            threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
 
     def _jobs(self, crew: Crew, found: dict[int, Any]) -> None:
         syncer = Syncer(self._committed)
@@ -169,9 +205,19 @@ class _Run:
 
     def _committed(self, sink: Sink, entry: Entry) -> None:
         self.entries[self._index[id(sink)]][entry.name] = entry
+        self.publishing.committed(sink, entry.name)
         self.host.hook.surgery_job_done(
             job=JobDone(output=sink.output.name, tensor=entry.name, nbytes=entry.nbytes, xxh3=entry.xxh3)
         )
+
+
+def _expect(jobs: Sequence[Job]) -> None:
+    """Tell every reader what the jobs will ask it for, in their order."""
+    wanted: dict[Checkpoint, dict[str, None]] = {}
+    for source in sources(*(root for job in jobs for root in job.roots)):
+        wanted.setdefault(source.checkpoint, {})[source.spec.name] = None
+    for checkpoint, names in wanted.items():
+        checkpoint.expect(names)
 
 
 def share(jobs: Sequence[Job], here: World) -> list[Job]:

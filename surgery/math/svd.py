@@ -20,9 +20,9 @@ __all__ = [
     "rank_for_energy",
     "rank_for_ratio",
     "saves",
+    "sketch_draws",
     "svd_exact",
     "svd_randomized",
-    "test_draws",
 ]
 
 # Sums of squares are compared up to this share: 13/14 of 14 is 13, though floats say a little more.
@@ -64,7 +64,7 @@ def svd_randomized(W: Tensor, rank: int, draws: Tensor) -> Factors:
     return _signed((Q.to(torch.float64) @ small)[:, :rank], S[:rank], Vh[:rank])
 
 
-def test_draws(name: str, shape: tuple[int, int], rank: int, device: torch.device | str = "cpu") -> Tensor:
+def sketch_draws(name: str, shape: tuple[int, int], rank: int, device: torch.device | str = "cpu") -> Tensor:
     """Return the draws for `svd_randomized`: float32, a function of the matrix's name, its shape and the rank alone.
 
     A recipe's seed has no part in it: what is sought is not random, and no draw is better than another.
@@ -88,7 +88,7 @@ def rank_for_energy(S: Tensor, energy: float) -> int:
 
 def numerical_rank(S: Tensor, shape: tuple[int, int], epsilon: float) -> int:
     """Return how many singular values exceed max(R,C)·ε·σ1; ε is that of the dtype the matrix was stored in."""
-    return int((S > max(shape) * epsilon * S[0]).sum()) if len(S) else 0
+    return int(torch.gt(S, max(shape) * epsilon * S[0]).sum()) if len(S) else 0
 
 
 def _lapack(W: Tensor) -> Factors:

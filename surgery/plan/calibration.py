@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
 import xxhash
 
-from surgery.plan.nodes import Calibration
+from surgery.ops import Split
+from surgery.plan.nodes import Apply, Calibration, Node, walk
 from surgery.plan.problems import Problems
-from surgery.plan.virtual import VirtualModel
+from surgery.plan.virtual import VirtualModel, text_config
+from surgery.recipe.model import Calibration as Settings
 from surgery.recipe.resolve_ops import ResolvedStep
+
+# A tokenizer is one of these files; others beside a model are settings.
+_TOKENIZERS: Final = ("tokenizer", "vocab", "tekken", "spiece", "sentencepiece")
+# Blocks are worked on one after another: an op that must see all of them at once would come too late.
+_ONE_BY_ONE: Final = frozenset({Split.ELEMENT, Split.ROW, Split.REDUCE, Split.TENSOR})
 
 
 def calibration_of(step: ResolvedStep, model: VirtualModel, problems: Problems) -> Calibration | None:
@@ -18,21 +30,70 @@ def calibration_of(step: ResolvedStep, model: VirtualModel, problems: Problems) 
         what = f"`{step.op.name}` looks at activations, the recipe has no calibration text"
         problems.add(path, f"{what}; add `calibration: {{text: FILE}}`")
         return None
-    texts = []
-    for name in settings.files:
-        file = recipe.folder / name
-        try:
-            texts.append((file, xxhash.xxh3_128(file.read_bytes()).digest()))
-        except OSError as error:
-            what = f"{name} cannot be read: {error.strerror}; name a text file"
-            problems.add(("calibration", "text"), what)
-            return None
+    for what in _obstacles(step, model):
+        problems.add(path, what)
+    _check_length(settings, model, problems)
+    digests = _digests(settings, recipe.folder, problems)
+    if digests is None:
+        return None
     return Calibration(
         step=step.name,
         settings=settings,
-        texts=tuple(file for file, _ in texts),
-        text_digest=b"".join(digest for _, digest in texts),
+        texts=tuple(recipe.folder / name for name in settings.files),
+        text_digest=digests,
         config=model.config,
         sidecars=model.donor.sidecars,
         nodes=model.nodes,
+        roles={name: info.role for name, info in model.tensors.items()},
     )
+
+
+def calibrations_of(roots: Iterable[Node]) -> list[Calibration]:
+    """Return the calibrations that nodes rest on, inner ones first."""
+    found: dict[int, Calibration] = {}
+    for node in walk(*roots):
+        if isinstance(node, Apply) and node.calibration is not None and id(node.calibration) not in found:
+            inner = calibrations_of(node.calibration.nodes.values())
+            found |= {id(calibration): calibration for calibration in (*inner, node.calibration)}
+    return list(found.values())
+
+
+def _obstacles(step: ResolvedStep, model: VirtualModel) -> Iterator[str]:
+    """Yield what keeps the step's input model from being run on text."""
+    op = step.op
+    if op.emits is not None or op.split_of(step.params) not in _ONE_BY_ONE:
+        what = f"`{op.name}` needs activations and does not make one tensor of one"
+        yield f"{what}; an op with `needs` is split by element, row, reduce or tensor, and emits nothing"
+    if find_spec("transformers") is None:
+        yield f"`{op.name}` runs the model with transformers, which is missing; install `model-surgery[hf]`"
+    if not isinstance(model.config.get("model_type"), str):
+        yield f"`{op.name}` runs the model, {model.donor.location} has no config.json with `model_type`; add it"
+    if not any(name.startswith(_TOKENIZERS) or name.endswith(".model") for name in model.donor.sidecars):
+        yield f"`{op.name}` runs the model on text, {model.donor.location} has no tokenizer; add its files"
+
+
+def _check_length(settings: Settings, model: VirtualModel, problems: Problems) -> None:
+    most = text_config(model.config).get("max_position_embeddings")
+    if isinstance(most, int) and settings.length > most:
+        what = f"{settings.length} tokens are more than the {most} that `{model.name}` reads; lower it"
+        problems.add(("calibration", "length"), what)
+
+
+def _digests(settings: Settings, folder: Path, problems: Problems) -> bytes | None:
+    """Return the hashes of the text files; None after noting what keeps one from being read."""
+    digests = []
+    for name in settings.files:
+        try:
+            data = (folder / name).read_bytes()
+            data.decode("utf-8")
+        except OSError as error:
+            problems.add(
+                ("calibration", "text"), f"{name} cannot be read: {error.strerror}; name a text file"
+            )
+            return None
+        except UnicodeDecodeError as error:
+            what = f"{name} is no UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}"
+            problems.add(("calibration", "text"), f"{what}; convert it")
+            return None
+        digests.append(xxhash.xxh3_128(data).digest())
+    return b"".join(digests)

@@ -32,11 +32,12 @@ def check_destinations(
         if folder is None:
             continue
         path = _path(problems, output)
+        stays = output.target is None or output.target.keep
         if any(source == folder.resolve() or folder.resolve() in source.parents for source in sources):
             problems.add(path, f"{folder} holds a model that this recipe reads; write somewhere else")
-        elif folder.exists() and not folder.is_dir():
+        elif stays and folder.exists() and not folder.is_dir():
             problems.add(path, f"{folder} is a file; give a folder")
-        elif folder.is_dir() and any(folder.iterdir()) and not force:
+        elif stays and folder.is_dir() and any(folder.iterdir()) and not force:
             problems.add(path, f"{folder} exists and is not empty; choose another folder or pass --force")
         ancestor = _existing(folder)
         if not os.access(ancestor, os.W_OK | os.X_OK):
@@ -55,7 +56,8 @@ def check_destinations(
 
 def _path(problems: Problems, output: Output) -> tuple[str, ...]:
     outputs = problems.recipe.outputs
-    return ("outputs", output.name, "to") if outputs and output.name in outputs else ("output", "to")
+    key = "keep" if output.target is not None and output.target.keep else "to"
+    return ("outputs", output.name, key) if outputs and output.name in outputs else ("output", key)
 
 
 def _any_extent(checkpoint: Checkpoint) -> Extent | None:

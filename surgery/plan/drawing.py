@@ -136,7 +136,7 @@ def _texts(summary: Summary) -> dict[str, tuple[str, tuple[str, ...]]]:
     for s in summary.steps:
         texts[s.name] = "step", (s.name, s.op, f"{s.applied:,} applied, {s.copied:,} copied")
     for o in summary.outputs:
-        where = o.folder.name if o.folder else "folder not known"
+        where = o.to or (o.folder.name if o.folder else "folder not known")
         size = f"{o.tensors:,} tensors, {human_bytes(o.nbytes)}"
         texts[f"-> {o.name}"] = "output", (o.name, where, size)
     return texts

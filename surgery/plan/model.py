@@ -12,6 +12,7 @@ import networkx as nx
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import Finding
 from surgery.plan.nodes import Node
+from surgery.plan.places import Target
 from surgery.plan.virtual import VirtualModel
 from surgery.recipe.model import Recipe
 from surgery.recipe.resolve_ops import ResolvedStep
@@ -28,7 +29,10 @@ class OutputTensor:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A checkpoint to write. `folder` is None when nothing is to be written (`surgery.state_dict`)."""
+    """A checkpoint to write. `folder` is None when nothing is to be written (`surgery.state_dict`).
+
+    With a `target` the folder is where it is made before it is published.
+    """
 
     name: str
     model: str
@@ -39,6 +43,7 @@ class Output:
     shard_size: int
     stem: str = "model"
     config_file: str = "config.json"
+    target: Target | None = None
 
     @property
     def nbytes(self) -> int:

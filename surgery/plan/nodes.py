@@ -21,7 +21,7 @@ import xxhash
 from surgery.checkpoint.base import Checkpoint
 from surgery.ops import Op, Params, Part, Signature, Split
 from surgery.recipe.model import Calibration as Settings
-from surgery.tensors import TensorSpec
+from surgery.tensors import Role, TensorSpec
 
 # Part of every digest: raise it when the engine's own arithmetic changes (decoding, rounding, folding).
 NUMBERS_VERSION = 1
@@ -71,8 +71,9 @@ class Scope:
 class Calibration:
     """Where the statistics of a step's op come from: activations of its input model on some text.
 
-    `settings` is what the recipe says, `texts` are its files; `nodes` are all tensors of the model, `config` and
-    `sidecars` what else is needed to run it; `members` are the op's calls, by the tensor that they change.
+    `settings` is what the recipe says, `texts` are its files; `nodes` are all tensors of the model, `roles` what they
+    are, `config` and `sidecars` what else is needed to run it; `members` are the op's calls, by the tensor that they
+    change.
     """
 
     step: str
@@ -82,6 +83,7 @@ class Calibration:
     config: Mapping[str, Any]
     sidecars: Mapping[str, Path]
     nodes: Mapping[str, Node]
+    roles: Mapping[str, Role]
     members: dict[str, Apply] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import networkx as nx
 
@@ -16,6 +17,7 @@ from surgery.plan.destinations import check_destinations
 from surgery.plan.layouts import expand_layout
 from surgery.plan.model import Output, OutputTensor, Plan, reads, step_graph
 from surgery.plan.nodes import Emitted
+from surgery.plan.places import Place, place_of
 from surgery.plan.problems import Problems
 from surgery.plan.steps import expand
 from surgery.plan.virtual import VirtualModel, from_checkpoint
@@ -27,24 +29,34 @@ from surgery.tensors import DTYPES, STORED_FLOATS
 
 
 def resolve(
-    recipe: Recipe, host: Host, *, out: Path | None = None, force: bool = False, write: bool = True
+    recipe: Recipe,
+    host: Host,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    write: bool = True,
+    opened: Mapping[str, Checkpoint] = MappingProxyType({}),
 ) -> Plan:
     """Return the checked plan of a recipe, from headers alone.
 
     out    where the (only) output goes, instead of its `to:`
     force  finished outputs may be replaced
     write  False: nothing will be written, so destinations are not looked at
+    opened models by name that need not be opened again
 
     Raises RecipeError, PlanError (all findings at once), CheckpointError, PluginError.
     """
     problems = Problems(recipe)
     steps = resolve_steps(recipe, host.op, host.op_names)
     needed = _needed(recipe, steps)
-    checkpoints = _open(recipe, host, needed, problems)
+    checkpoints = _open(recipe, host, needed, opened, problems)
     problems.raise_any()
     models = _models(recipe, host, steps, needed, checkpoints, problems)
     problems.raise_any()
-    outputs = tuple(_output(recipe, name, models, out, problems, write) for name in _outputs(recipe))
+    places = {
+        name: place_of(recipe, wanted, out, host.destinations) for name, wanted in _outputs(recipe).items()
+    }
+    outputs = tuple(_output(recipe, name, models, out, places[name], problems, write) for name in places)
     if write:
         check_destinations(outputs, checkpoints.values(), problems, force=force)
     problems.raise_any()
@@ -66,26 +78,33 @@ def _needed(recipe: Recipe, steps: Mapping[str, ResolvedStep]) -> list[str]:
     return [name for name in nx.lexicographical_topological_sort(graph) if name in wanted]
 
 
-def _open(recipe: Recipe, host: Host, needed: list[str], problems: Problems) -> dict[str, Checkpoint]:
-    """Open the headers of all models that are needed; each folder once."""
+def _open(
+    recipe: Recipe, host: Host, needed: list[str], before: Mapping[str, Checkpoint], problems: Problems
+) -> dict[str, Checkpoint]:
+    """Open the headers of all models that are needed; each folder once, those opened before not again."""
     formats, schemes = host.formats(), host.schemes()
-    opened: dict[str, Checkpoint] = {}
+    opened: dict[tuple[str, bool], Checkpoint] = {}
     checkpoints: dict[str, Checkpoint] = {}
     for name in needed:
         if name not in recipe.models:
             continue
+        if name in before:
+            checkpoints[name] = before[name]
+            continue
         source = recipe.models[name].source
+        key = source, recipe.models[name].decode
         try:
-            if source not in opened:
-                opened[source] = open_checkpoint(source, recipe.folder, formats, schemes)
-            checkpoints[name] = opened[source]
+            if key not in opened:
+                found = open_checkpoint(source, recipe.folder, formats, schemes)
+                opened[key] = host.decoded(found) if recipe.models[name].decode else found
+            checkpoints[name] = opened[key]
         except CheckpointError as error:
             problems.add(("models", name), str(error))
             continue
         adapter = recipe.models[name].adapter
         if adapter is not None:
-            folded = _fold(recipe, host, name, adapter, opened[source], problems)
-            checkpoints[name] = folded or opened[source]
+            folded = _fold(recipe, host, name, adapter, opened[key], problems)
+            checkpoints[name] = folded or opened[key]
     return checkpoints
 
 
@@ -95,7 +114,7 @@ def _fold(
     """Return a base with an adapter folded in; None after noting what stands against it."""
     path = ("models", name, "adapter")
     try:
-        return open_adapter(adapter, recipe.folder, base, host.adapters())
+        return open_adapter(adapter, recipe.folder, base, host.adapters(), host.schemes())
     except CheckpointError as error:
         problems.add(path, str(error))
     except PlanError as error:
@@ -155,6 +174,7 @@ def _output(
     name: str,
     models: Mapping[str, VirtualModel],
     out: Path | None,
+    place: Place,
     problems: Problems,
     write: bool,
 ) -> Output:
@@ -171,6 +191,8 @@ def _output(
         tensors.append(OutputTensor(spec.with_(dtype=dtype), node))
     if write and wanted.to is None and out is None:
         problems.add(path, "says not where to write; add `to: FOLDER` or pass --out FOLDER")
+    for key, what in place.problems if write else ():
+        problems.add((*path, key), what)
     if not tensors:
         problems.add(path, f"`{wanted.model}` holds no tensors; choose another model")
     if out is not None and recipe.outputs and len(recipe.outputs) > 1:
@@ -179,25 +201,14 @@ def _output(
     return Output(
         name=name,
         model=wanted.model,
-        folder=_folder(recipe, wanted, out),
+        folder=place.folder,
+        target=place.target,
         tensors=tuple(tensors),
         config=model.config,
         sidecars={} if model.bare and wanted.tokenizer is None else donor.sidecars,
         shard_size=wanted.shard_size,
         stem=model.stem,
         config_file=model.config_file,
-    )
-
-
-def _folder(recipe: Recipe, wanted: RecipeOutput, out: Path | None) -> Path | None:
-    if out is not None:
-        return out.absolute()
-    if wanted.to is None:
-        return None
-    return (
-        Path(wanted.to).expanduser()
-        if Path(wanted.to).expanduser().is_absolute()
-        else recipe.folder / wanted.to
     )
 
 

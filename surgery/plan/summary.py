@@ -84,6 +84,7 @@ class OutputSummary:
     nbytes: int
     dtypes: tuple[str, ...]
     shards: int
+    to: str = ""  # where it is published, if not only in the folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ def _output(output: Output, layout: ShardLayout) -> OutputSummary:
         nbytes=output.nbytes,
         dtypes=dtypes_of(specs),
         shards=len(layout.shards),
+        to="" if output.target is None else str(output.target),
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -101,8 +100,6 @@ class Written(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
-    refused: ClassVar[Mapping[str, str]] = {}
-
 
 class Source(Written):
     """Where a model comes from. The source alone may be written in place of this mapping."""
@@ -111,6 +108,8 @@ class Source(Written):
     """A folder or file (relative to the recipe's folder), `org/name@revision`, or `scheme:...`."""
     adapter: Text | None = None
     """An adapter to fold in while the source is read: a folder, or `org/name@revision`."""
+    decode: bool = True
+    """Whether quantized tensors are read as the numbers they stand for; `false`: as they are stored."""
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +163,11 @@ class Output(Written):
     model: str
     """The model or step that is written."""
     to: Text | None = None
-    """The folder to write, relative to the recipe's; the command line's `--out` goes before it."""
+    """The folder to write, relative to the recipe's, or `hub:org/name[@branch]`; `--out` goes before it."""
+    keep: Text | None = None
+    """The folder in which an output that is published stays; by default it is removed once it is published."""
+    private: bool = False
+    """Whether a repository that is made for the output is private."""
     dtype: Literal["bfloat16", "float16", "float32", "float64"] | None = None
     """What floating-point tensors are stored as; by default as they are computed."""
     shard_size: Size = Field(parse_size("5GB"), json_schema_extra={"default": "5GB"})

@@ -136,9 +136,6 @@ def _unknown(path: KeyPath, model: type[BaseModel], others: Mapping[str, str]) -
     word, holder = str(path[-1]), _model_at(model, path[:-1])
     if len(path) == 1 and others.get(word):
         return others[word]
-    refused: Mapping[str, str] = getattr(holder, "refused", {})
-    if word in refused:
-        return refused[word]
     known = [*_names(holder), *(others if len(path) == 1 else ())]
     return f"unknown key{did_you_mean(word, known)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,11 @@ def published(recipe: Recipe) -> str:
     native = bool(recipe.document.positions)
     if native and data == recipe.document.data and without_paths(_comments(text)) == _comments(text):
         return text
+    return as_yaml(data)
+
+
+def as_yaml(data: Mapping[str, Any]) -> str:
+    """Return a recipe's plain data as YAML that every reader takes for the same data."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 

@@ -21,8 +21,14 @@ _CELLS: Final = 34.0  # pixels: the widest cell of a heat map
 Points = Sequence[tuple[float, float]]
 
 
-def line_chart(series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bool = False) -> str:
-    """Return a chart of lines over x, one for each name, as SVG; on a log scale what is not positive is left out."""
+def line_chart(
+    series: Mapping[str, Points], *, x_label: str, y_label: str, log_y: bool = False, zero_y: bool = False
+) -> str:
+    """Return a chart of lines over x, one for each name, as SVG.
+
+    log_y   the y axis is logarithmic; what is not positive is left out
+    zero_y  the y axis begins at zero
+    """
     kept = {name: [point for point in points if _drawn(point, log_y)] for name, points in series.items()}
     everything = list(chain.from_iterable(kept.values()))
     if not everything:
@@ -30,7 +36,7 @@ def line_chart(series: Mapping[str, Points], *, x_label: str, y_label: str, log_
     legend, legend_height = _legend(list(kept)) if len(kept) > 1 else ("", 0.0)
     top, bottom = legend_height + 14, legend_height + 254
     ys = [y for _, y in everything]
-    y_scale = logarithmic(ys, bottom, top) if log_y else linear(ys, bottom, top)
+    y_scale = logarithmic(ys, bottom, top) if log_y else linear(ys, bottom, top, zero=zero_y)
     left = _margin(y_scale)
     x_scale = linear([x for x, _ in everything], left, _WIDTH - 16)
     body = [legend, _y_axis(y_scale, left, _WIDTH - 16, y_label), _x_axis(x_scale, bottom, top, x_label)]

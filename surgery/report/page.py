@@ -36,7 +36,10 @@ def page(title: str, sections: Sequence[Section]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table of text; columns of numbers (with a unit or not) stand to the right."""
+    """Return an HTML table of text; columns of numbers, with a unit or not, stand to the right.
+
+    A header that is all blank is left out.
+    """
     right = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     head = "".join(_cell("th", text, at_right) for text, at_right in zip(header, right, strict=True))
     lines = [
@@ -46,7 +49,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         for row in rows
     ]
     body = "\n".join(lines)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    top = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
+    return f'<div class="wide"><table>\n{top}<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
 def _is_number(text: str) -> bool:

@@ -119,9 +119,7 @@ class Hole:
             return list(values)
         each = by.layers or 1
         parts = [list(values[i : i + each]) for i in range(0, len(values), each)]
-        return {
-            role: part if by.layers else part[0] for role, part in zip(by.roles, parts, strict=True)
-        }
+        return {role: part if by.layers else part[0] for role, part in zip(by.roles, parts, strict=True)}
 
 
 def read_holes(document: Document) -> list[Hole]:
@@ -154,7 +152,9 @@ def _spec(document: Document, path: KeyPath, problems: list[Problem]) -> Spec | 
         problems.append(Problem(path, "a hole is `${search: ...}` with nothing beside `search`"))
         return None
     if not isinstance(inside, list | dict):
-        what = f"a hole is `${{search: [low, high]}}` or `${{search: {{choices: [...]}}}}`, got {shown(inside)}"
+        what = (
+            f"a hole is `${{search: [low, high]}}` or `${{search: {{choices: [...]}}}}`, got {shown(inside)}"
+        )
         problems.append(Problem(path, what))
         return None
     data = {"range": inside} if isinstance(inside, list) else inside

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -124,91 +123,63 @@ def test_a_file_of_an_unknown_format_is_an_error(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Stand in for the Hub's client: note the calls, serve one folder, or raise what `answer` is."""
-    calls = []
-    served = tmp_path / "cache"
-    served.mkdir()
+def remote(model):
+    """A scheme that claims `org/name`, notes what it is asked for, and opens a folder or refuses."""
+    asked = []
 
-    def download(repo, *, revision, allow_patterns):
-        calls.append((repo, revision, "*_model*.bin" in allow_patterns))
-        if isinstance(hub.answer, Exception):
-            raise hub.answer
-        if "*_model*.bin" in allow_patterns:
-            torch.save({"v": torch.ones(1)}, served / "pytorch_model.bin")
-        return str(served)
+    def opened(rest, folder):
+        asked.append((rest, folder))
+        if rest.endswith("gone"):
+            raise CheckpointError(f"{rest}: is gone; look elsewhere")
+        return model / "models" / "base"
 
-    def hub():
-        return calls, served
-
-    hub.answer = None
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return hub
+    scheme = Scheme("far", opened, claims=lambda source: source.count("/") == 1)
+    return scheme, asked
 
 
-def test_what_looks_like_a_repository_is_taken_from_the_cache(tmp_path, hub):
-    calls, served = hub()
-    save_file({"w": torch.ones(1)}, served / "model.safetensors")
-    checkpoint = open_checkpoint("org/name-1.5_b@v1/x", tmp_path)
-    assert list(checkpoint.tensors) == ["w"]
-    assert checkpoint.location == "org/name-1.5_b@v1/x"
-    assert calls == [("org/name-1.5_b", "v1/x", False)]
+def test_what_is_no_path_is_offered_to_the_scheme_that_claims_it(tmp_path, remote):
+    scheme, asked = remote
+    checkpoint = open_checkpoint("org/name", tmp_path, schemes=[scheme])
+    assert (list(checkpoint.tensors), checkpoint.location) == (["w"], "org/name")
+    assert asked == [("org/name", tmp_path)]
 
 
-def test_pickles_are_fetched_only_where_there_is_nothing_better(tmp_path, hub):
-    calls, _ = hub()
-    assert list(open_checkpoint("org/name", tmp_path).tensors) == ["v"]
-    assert calls == [("org/name", None, False), ("org/name", None, True)]
+def test_a_scheme_may_return_a_path_which_its_format_opens(tmp_path, remote):
+    scheme, asked = remote
+    assert list(open_checkpoint("far:org/name/x", tmp_path, schemes=[scheme]).tensors) == ["w"]
+    assert asked == [("org/name/x", tmp_path)]
 
 
-@pytest.mark.parametrize(
-    "source", ["./org/name", "/org/name", "~/org/name", "name", "org/name/file", "../org/name"]
-)
-def test_what_begins_like_a_path_is_never_looked_up(tmp_path, hub, source):
-    calls, _ = hub()
-    assert _refusal(source, tmp_path).startswith(f"{source}: there is no such file or folder")
-    assert calls == []
+@pytest.mark.parametrize("source", ["./name", "/name", "~/name", "name", "org/name/file", "../name"])
+def test_what_begins_like_a_path_or_is_not_claimed_is_never_offered(tmp_path, remote, source):
+    scheme, asked = remote
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(source, tmp_path, schemes=[scheme])
+    assert str(error.value).startswith(f"{source}: there is no such file or folder")
+    assert asked == []
 
 
-def test_a_path_that_exists_is_never_looked_up(model, hub):
-    calls, _ = hub()
-    assert list(open_checkpoint("models/base", model).tensors) == ["w"]
-    assert calls == []
+def test_a_path_that_exists_is_never_offered(model, remote):
+    scheme, asked = remote
+    assert list(open_checkpoint("models/base", model, schemes=[scheme]).tensors) == ["w"]
+    assert asked == []
 
 
-def test_what_the_hub_says_is_an_error_with_what_to_do(tmp_path, hub):
-    hub.answer = FileNotFoundError("Cannot find a cached snapshot.\nTo enable downloads, ...")
-    assert _refusal("org/name", tmp_path) == (
-        "org/name: there is no such file or folder, and it was not found on the Hub: Cannot find a cached snapshot;"
-        " check the name; for a private model log in with `hf auth login`; offline, fetch it before"
-    )
+def test_without_a_scheme_that_claims_it_there_is_nothing(tmp_path):
+    assert _refusal("org/name", tmp_path) == "org/name: there is no such file or folder"
 
 
-def test_a_name_on_the_hub_that_is_nearly_a_local_one_is_suggested(model, hub):
-    hub.answer = ValueError("not found")
-    assert _refusal("models/bse", model).endswith("; offline, fetch it before; did you mean `base`?")
+def test_a_refusal_goes_with_local_names_that_are_near(model, remote):
+    scheme, _ = remote
+    (model / "models" / "gon").mkdir()
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint("models/gone", model, schemes=[scheme])
+    assert str(error.value) == "models/gone: is gone; look elsewhere; did you mean `gon`?"
 
 
 def test_a_path_that_the_system_cannot_look_up_is_an_error(tmp_path):
     assert _refusal("./" + "x" * 300, tmp_path) == (
         f"./{'x' * 198}: cannot be read: File name too long; check the path"
-    )
-
-
-def test_the_real_client_without_a_network_gives_the_same_error(tmp_path, monkeypatch):
-    # its settings are read when it is imported
-    code = (
-        "from pathlib import Path; from surgery.checkpoint.open import open_checkpoint\n"
-        "from surgery.errors import CheckpointError\n"
-        "try: open_checkpoint('org/name@main', Path('.'))\n"
-        "except CheckpointError as error: print(error)"
-    )
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.startswith(
-        "org/name@main: there is no such file or folder, and it was not found on the Hub: "
     )
 
 

@@ -27,7 +27,15 @@ def python(code: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"], ["diff", "--help"]]
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["diff", "--help"],
+        ["plugin", "new", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(words):
     assert python(PRINT_HEAVY.format(words=words)) == "heavy: []"

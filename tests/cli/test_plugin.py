@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -22,7 +24,9 @@ def test_a_new_plugin_is_followed_by_three_commands(surgery, here):
             "  surgery op fade.toward",
         ],
     )
-    assert sorted(path.name for path in here.iterdir()) == ["surgery-fade"]
+    assert [path.name for path in here.iterdir()] == ["surgery-fade"]
+    page = Path(__file__).parents[2] / "docs" / "writing-plugins.md"
+    assert result.stdout in page.read_text()
 
 
 def test_the_last_command_says_what_the_op_does(surgery, here):

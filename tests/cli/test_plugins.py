@@ -15,7 +15,7 @@ def test_plugins_are_listed_with_what_they_add(surgery):
     assert (merge["distribution"], merge["version"], merge["error"]) == ("model-surgery", __version__, "")
     assert merge["hooks"] == ["surgery_register_ops"]
     assert merge["ops"] == len(json.loads(surgery("ops", "merge", "--json").stdout))
-    assert hf["hooks"] == ["surgery_register_architectures"]
+    assert "surgery_register_architectures" in hf["hooks"]
     assert hf["ops"] == 0
     assert hf["file"].endswith("surgery_hf/__init__.py")
 

@@ -35,8 +35,10 @@ def test_a_package_is_these_files():
         "README.md",
         "pyproject.toml",
         "surgery_my_fade/__init__.py",
+        "surgery_my_fade/distance.py",
         "surgery_my_fade/py.typed",
         "surgery_my_fade/toward.py",
+        "tests/test_distance.py",
         "tests/test_recipe.py",
         "tests/test_toward.py",
     ]
@@ -79,12 +81,14 @@ def test_its_types_hold_by_our_rules(tmp_path):
     assert "surgery_fade/wrong.py:1: error: Incompatible types in assignment" in lines[0]
 
 
-def test_the_wheel_holds_every_template(tmp_path):
+def test_the_wheel_holds_every_template_and_the_mark_that_we_are_typed(tmp_path):
     done = tool("hatchling", "build", "-t", "wheel", "-d", tmp_path, at=ROOT)
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if name.startswith("surgery/cli/scaffold/")}
+        names = archive.namelist()
+    held = {name for name in names if name.startswith("surgery/cli/scaffold/")}
     folder = ROOT / "surgery" / "cli" / "scaffold"
     assert held == {path.relative_to(ROOT).as_posix() for path in folder.rglob("*.template")}
     assert len(held) == len(package_files(Package("x")))
+    assert "surgery/py.typed" in names  # else a stranger's type checker knows nothing of us

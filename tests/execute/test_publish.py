@@ -18,6 +18,7 @@ from surgery.execute import publish as publishing
 
 CPU = RunOptions(device="cpu", threads=1)
 SCALE = {"m": {"op": "toy.scale", "model": "a", "factor": 2}}
+FILES = ["README.md", "model.safetensors", "report.json", "surgery.json"]
 SLOW = {"m": {"op": "toy.slow", "model": "a", "seconds": 0.02}}
 
 
@@ -41,10 +42,7 @@ def test_nothing_is_at_the_outputs_place_before_the_end(one):
 
 def test_no_working_file_is_left_in_a_finished_output(one):
     one.run(SCALE)
-    assert sorted(path.name for path in (one.folder / "out").iterdir()) == [
-        "model.safetensors",
-        "surgery.json",
-    ]
+    assert sorted(path.name for path in (one.folder / "out").iterdir()) == FILES
 
 
 def test_an_output_that_is_there_is_not_replaced_unasked(one):
@@ -71,8 +69,7 @@ def test_force_replaces_an_output_as_a_whole(one):
     (one.folder / "out" / "notes.txt").write_text("mine")
     assert len(one.data()) == 5
     one.run(SCALE, RunOptions(device="cpu", force=True))
-    names = ["model.safetensors", "surgery.json"]
-    assert sorted(path.name for path in (one.folder / "out").iterdir()) == names
+    assert sorted(path.name for path in (one.folder / "out").iterdir()) == FILES
     assert left(one) == {"out"}
 
 
@@ -158,8 +155,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(one, monkeypatch):
     assert left(one) == {"out.partial"}
     one.run(SLOW, force)
     assert one.report.resumed == 10
-    names = ["model.safetensors", "surgery.json"]
-    assert sorted(path.name for path in (one.folder / "out").iterdir()) == names
+    assert sorted(path.name for path in (one.folder / "out").iterdir()) == FILES
 
 
 def test_ctrl_c_is_held_back_while_outputs_are_renamed(one, monkeypatch):

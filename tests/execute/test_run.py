@@ -137,7 +137,7 @@ def test_an_output_is_described_beside_its_weights(two):
     (two.folder / "a" / "tokenizer.json").write_text("{}")
     two.run({"m": {"op": "toy.scale", "model": "a"}}, dtype="bfloat16", seed=5)
     folder = two.folder / "out"
-    names = ["config.json", "model.safetensors", "surgery.json", "tokenizer.json"]
+    names = ["README.md", "config.json", "model.safetensors", "report.json", "surgery.json", "tokenizer.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
     config = json.loads((folder / "config.json").read_text())
     assert config == {"torch_dtype": "bfloat16", "model_type": "x"}

@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _Cut:
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = _answer
+    do_GET = do_HEAD = do_POST = do_PUT = _answer  # noqa: N815 - http.server's names
 
     def _routed(self, path: str) -> None:
         for method, pattern, name in self.routes:

@@ -88,3 +88,12 @@ def test_a_wrong_number_of_words_is_refused() -> None:
 def test_a_width_that_no_format_has_is_refused() -> None:
     with pytest.raises(ValueError, match="codes have 2 to 8 bits, got 9"):
         period(9)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_bytes_that_fill_whole_words_are_packed_as_any_other_codes(bits: int) -> None:
+    codes = _codes(bits, 5, 64)
+    assert torch.equal(pack(codes.to(torch.uint8), bits), pack(codes, bits))
+    assert torch.equal(pack(codes.to(torch.uint8), bits, axis=0), pack(codes, bits, axis=0))
+    with pytest.raises(ValueError, match=r"codes go from 0 to 16, 4 bits do not"):
+        pack(torch.tensor([16] + [0] * 7, dtype=torch.uint8), 4)

@@ -66,7 +66,6 @@ r.yaml:2:1: model: unknown key; did you mean `models`?
 r.yaml:6:3: models.1x: a name starts with a letter or `_` and goes on with letters, digits, `_`, `.` and `-`, got `1x`
 r.yaml:7:3: models.c: missing key `source`
 r.yaml:7:7: models.c.sorce: unknown key; did you mean `source`?
-r.yaml:7:19: models.c.adapter: folding adapters comes with a later version
 r.yaml:8:6: models.d: must be a path, a Hub id or `{source: ...}`, got `5`
 r.yaml:9:5: models.e: must be a path, a Hub id or `{source: ...}`, got `null`
 r.yaml:10:6: models.f: must be text, got empty text

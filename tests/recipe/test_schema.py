@@ -47,7 +47,7 @@ BAD = [
     HEAD + "seed: 1.5\n",
     HEAD.replace("./a", "''"),
     HEAD.replace("./a", "{sorce: x}"),
-    HEAD.replace("./a", "{source: x, adapter: y}"),
+    HEAD.replace("./a", "{source: x, adapter: [y]}"),
     HEAD.replace("a:", "1a:"),
     HEAD.replace("{model: a}", "{model: a, dtype: int8}"),
     HEAD.replace("{model: a}", "{model: a, shard_size: [1]}"),

@@ -41,6 +41,7 @@ def claim(claims: Claims) -> None:
             _claim_blocks(claims, weight, spec)
     for module, spec in claims.ending(".SCB"):
         _claim_rows(claims, module, spec)
+    claims.left_over()
 
 
 def _claim_blocks(claims: Claims, weight: str, spec: TensorSpec) -> None:
@@ -75,7 +76,9 @@ def _nested(claims: Claims, weight: str, state: _State, blocks: int) -> Nested |
 
 def _state(claims: Claims, spec: TensorSpec) -> _State | None:
     if spec.dtype != "U8" or spec.nbytes > _LONGEST_STATE:
-        claims.problem(spec.name, f"must be at most {_LONGEST_STATE} bytes of JSON, got {spec.dtype} {spec.shape}")
+        claims.problem(
+            spec.name, f"must be at most {_LONGEST_STATE} bytes of JSON, got {spec.dtype} {spec.shape}"
+        )
         return None
     try:
         return _State.model_validate(json.loads(claims.bytes_of(spec)))

@@ -57,7 +57,9 @@ class Blocks(Codec):
         first = tile.left // 2
         # codes may be stored as another dtype than uint8, which only names the bytes
         data = stretch(source, TensorSpec(self.codes.name, (), "U8"), first, -(-tile.right // 2) - first)
-        codes = torch.stack((data >> 4, data & 15), dim=-1).flatten()[tile.left % 2 :][: tile.right - tile.left]
+        codes = torch.stack((data >> 4, data & 15), dim=-1).flatten()[tile.left % 2 :][
+            : tile.right - tile.left
+        ]
         values = stretch(source, self.map, 0, 16)[codes.long()]
         begin = tile.left // self.block
         absmax = self._absmax(source, begin, -(-tile.right // self.block) - begin)

@@ -9,11 +9,11 @@ from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
 from surgery.tensors import nbytes
+from surgery_hf.quantized.claims import SETTINGS
 from surgery_hf.quantized.tiles import Codec, tiles
 
 # Raise it when a decoder's numbers change: what was journaled with the old ones is then computed again.
 VERSION: Final = 1
-SETTINGS: Final = ("quantization_config", "compression_config")
 
 
 class DecodedCheckpoint(Checkpoint):

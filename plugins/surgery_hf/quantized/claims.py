@@ -15,14 +15,23 @@ from surgery_hf.quantized.tiles import Codec
 # What quantizers put beside a weight, by the ends of the names.
 TELLING: Final = re.compile(
     r"\.(weight_packed|weight_scale(_inv|_2)?|weight_zero_point|weight_shape|weight_g_idx|weight_global_scale"
-    r"|qweight|qzeros|SCB|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+))"
+    r"|qweight|qzeros|SCB|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+))$"
 )
 # Ranges of activations: they mean nothing to a model that does not quantize its activations.
 _ACTIVATIONS: Final = re.compile(
     r".*\.((input|output|activation|[qkv])_scale|(input|output)_zero_point|input_global_scale)"
 )
+# Keys of config.json that say how tensors are coded; the second is that of early compressed-tensors.
+SETTINGS: Final = ("quantization_config", "compression_config")
 FLOATS: Final = ("F16", "BF16", "F32")
 SCALES: Final = (*FLOATS, "F8_E8M0")
+
+
+def is_quantized(checkpoint: Checkpoint) -> bool:
+    """Return whether config.json or the names of tensors say that a checkpoint is quantized."""
+    return any(checkpoint.config.get(key) is not None for key in SETTINGS) or any(
+        TELLING.search(name) for name in checkpoint.tensors
+    )
 
 
 @dataclass(slots=True)
@@ -62,7 +71,9 @@ class Claims:
         file = f"{Path(extent.file).name}: " if extent else ""
         self.problems.append(f"{file}tensor `{name}`: {what}")
 
-    def need(self, owner: str, name: str, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]) -> TensorSpec | None:
+    def need(
+        self, owner: str, name: str, dtypes: Sequence[str], shapes: Sequence[tuple[int, ...]]
+    ) -> TensorSpec | None:
         """Return the stored tensor `name` that `owner` needs; None after noting that it is missing or another."""
         spec = self.spec(name)
         if spec is None:
@@ -85,11 +96,12 @@ class Claims:
         self.hidden.update(name for name in self.stored.tensors if _ACTIVATIONS.fullmatch(name))
 
     def left_over(self) -> None:
-        """Note what no codec claimed although it holds no numbers by itself."""
+        """Note what no codec claimed although it holds no numbers by itself; once for each weight that has findings."""
         claimed = {part.name for codec in self.codecs.values() for part in codec.parts} | self.hidden
         told = " ".join(self.problems)
         for name, spec in self.stored.tensors.items():
-            if name in claimed or f"`{name}`" in told:
+            owner = TELLING.sub("", name).removesuffix(".weight")
+            if name in claimed or f"`{owner}." in told:
                 continue
             coded = name.endswith(".weight") and not DTYPES[spec.dtype].arithmetic
             if coded or TELLING.search(name) or spec.dtype.startswith("F8_"):

@@ -22,7 +22,6 @@ from surgery_hf.quantized.scaled import Cells, Packed, Plain, Scaled, cells_for
 FORMATS: Final = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized")
 
 
-
 @cache
 def _names(target: str) -> Callable[[str], bool]:
     """Return a test for the modules that a target names. Raises ValueError for an expression that takes too long."""
@@ -77,7 +76,9 @@ class Weights(BaseModel):
     def cells(self, shape: tuple[int, int]) -> Cells:
         """Return the cells that scales are kept in for a matrix of this shape."""
         sizes = {"tensor": shape, "channel": (1, shape[1]), "group": (1, self.group_size or 1)}
-        return cells_for(shape, *(self.block_structure or shape if self.kind == "block" else sizes[self.kind]))
+        return cells_for(
+            shape, *(self.block_structure or shape if self.kind == "block" else sizes[self.kind])
+        )
 
 
 class _Group(BaseModel):
@@ -124,6 +125,7 @@ def claim(claims: Claims) -> None:
         if codes.dtype in ("I8", "F8_E4M3"):
             _choose(claims, module, codes, groups, _plain)
     claims.hide_activations()
+    claims.left_over()
 
 
 def _groups(claims: Claims) -> list[_Group] | None:
@@ -148,11 +150,15 @@ def _choose(claims: Claims, module: str, codes: TensorSpec, groups: list[_Group]
     """Claim a module's weight as the one group says that names it, or that alone fits."""
     named = [group for group in groups if group.names(module)] or groups
     tried = [(Claims(claims.stored, claims.settings), group.weights) for group in named]
-    fitting = {codec for trial, weights in tried if weights and (codec := build(trial, module, codes, weights))}
+    fitting = {
+        codec for trial, weights in tried if weights and (codec := build(trial, module, codes, weights))
+    }
     if len(fitting) == 1:
         claims.claim(fitting.pop(), f"{module}.weight_shape")
     elif fitting:
-        claims.problem(codes.name, f"{len(fitting)} groups of `quantization_config` fit it; name it in one's targets")
+        claims.problem(
+            codes.name, f"{len(fitting)} groups of `quantization_config` fit it; name it in one's targets"
+        )
     elif tried:
         claims.problems.extend(tried[0][0].problems)
     else:
@@ -164,17 +170,15 @@ def _packed(claims: Claims, module: str, codes: TensorSpec, weights: Weights) ->
     shape = _stored_shape(claims, module, codes)
     if shape is None:
         return None
-    rows, bits = shape[0], weights.num_bits
-    words = rows, words_for(shape[1], bits)
-    if weights.type != "int" or codes.dtype != "I32" or codes.shape != words:
-        wanted = f"I32 {words} for {bits}-bit integers of shape {shape}"
-        old = "; before 2026 libraries packed 3, 5, 6 and 7 bits otherwise: save it anew with a current one"
-        claims.problem(codes.name, f"must be {wanted}, got {codes.dtype} {codes.shape}" + (old if 32 % bits else ""))
-        return None
-    cells = weights.cells(shape)
-    zeros = _zeros(claims, module, cells, weights, (words_for(rows, bits), cells.shape[1]))
-    order = _order(claims, module, shape[1], weights)
-    return _scaled(claims, module, Packed(codes, bits), shape, weights, zeros, order)
+    bits = weights.num_bits
+    words = shape[0], words_for(shape[1], bits)
+    if weights.type == "int" and codes.dtype == "I32" and codes.shape == words:
+        return _scaled(claims, module, Packed(codes, bits), shape, weights)
+    what = f"must be I32 {words} for {bits}-bit integers of shape {shape}, got {codes.dtype} {codes.shape}"
+    # 2, 4 and 8 bits lie the same either way
+    old = "; libraries before 2026 packed this width otherwise: save it anew with a current one"
+    claims.problem(codes.name, what + (old if 32 % bits else ""))
+    return None
 
 
 def _stored_shape(claims: Claims, module: str, codes: TensorSpec) -> tuple[int, int] | None:
@@ -193,54 +197,54 @@ def _stored_shape(claims: Claims, module: str, codes: TensorSpec) -> tuple[int, 
 def _plain(claims: Claims, module: str, codes: TensorSpec, weights: Weights) -> Scaled | None:
     """Return how a module's weight of whole bytes is decoded; None after noting why it is not."""
     wanted = "I8" if weights.type == "int" else "F8_E4M3"
-    shape = matrix(claims, codes)
     if codes.dtype != wanted or (wanted == "F8_E4M3" and weights.num_bits != 8):
-        kind = f"{weights.num_bits}-bit {'integers' if weights.type == 'int' else 'floats'}"
-        claims.problem(codes.name, f"is said to hold {kind}, got {codes.dtype} {codes.shape}")
+        kind = f"{weights.num_bits}-bit {weights.type}"
+        claims.problem(codes.name, f"is said to hold {kind} codes, got {codes.dtype} {codes.shape}")
         return None
-    if shape is None:
-        return None
-    cells = weights.cells(shape)
-    zeros = _zeros(claims, module, cells, weights, None)
-    return _scaled(claims, module, Plain(codes), shape, weights, zeros, _order(claims, module, shape[1], weights))
+    shape = matrix(claims, codes)
+    return _scaled(claims, module, Plain(codes), shape, weights) if shape else None
 
 
 def _scaled(
-    claims: Claims,
-    module: str,
-    codes: Packed | Plain,
-    shape: tuple[int, int],
-    weights: Weights,
-    zeros: Packed | Plain | None,
-    order: TensorSpec | None,
+    claims: Claims, module: str, codes: Packed | Plain, shape: tuple[int, int], weights: Weights
 ) -> Scaled | None:
+    """Return codes with the scales, zero points and order that belong to them."""
     cells = weights.cells(shape)
+    # the scale of a whole tensor is a number, whose shape writers do not agree on
     shapes = [cells.shape] if weights.kind != "tensor" else [(), (1,), (1, 1)]
     scales = claims.need(codes.spec.name, f"{module}.weight_scale", FLOATS, shapes)
+    zeros = _zeros(claims, module, codes, shapes, words_for(shape[0], weights.num_bits), weights)
+    order = _order(claims, module, codes, shape[1], weights)
     if scales is None or claims.problems:
         return None
     return Scaled(TensorSpec(f"{module}.weight", shape, "F32"), codes, cells, Plain(scales), zeros, order)
 
 
 def _zeros(
-    claims: Claims, module: str, cells: Cells, weights: Weights, packed: tuple[int, int] | None
+    claims: Claims,
+    module: str,
+    codes: Packed | Plain,
+    shapes: list[tuple[int, ...]],
+    words: int,
+    weights: Weights,
 ) -> Packed | Plain | None:
-    """Return the zero points: packed down the rows like I32 `packed` says, or one by one; None if there are none."""
+    """Return the zero points, in `words` words down the rows or one by one; None if there are none."""
     name = f"{module}.weight_zero_point"
     spec = claims.spec(name)
     if spec is None and weights.symmetric:
         return None
-    if packed is not None and spec is not None and spec.dtype == "I32":
-        found = claims.need(f"{module}.weight", name, ("I32",), [packed])
-        return Packed(found, weights.num_bits, axis=0) if found else None
-    shapes = [cells.shape] if weights.kind != "tensor" else [(), (1,), (1, 1)]
-    found = claims.need(f"{module}.weight", name, ("I8", *FLOATS, "F8_E4M3"), shapes)
+    if isinstance(codes, Packed) and (spec is None or spec.dtype == "I32"):
+        found = claims.need(codes.spec.name, name, ("I32",), [(words, *shapes[0][1:])])
+        return Packed(found, codes.bits, axis=0) if found else None
+    found = claims.need(codes.spec.name, name, ("I8", *FLOATS, "F8_E4M3"), shapes)
     return Plain(found) if found else None
 
 
-def _order(claims: Claims, module: str, columns: int, weights: Weights) -> TensorSpec | None:
+def _order(
+    claims: Claims, module: str, codes: Packed | Plain, columns: int, weights: Weights
+) -> TensorSpec | None:
     """Return the activation order, which only old writers store: the group of each column."""
     name = f"{module}.weight_g_idx"
     if weights.actorder in ("group", "dynamic") or claims.spec(name) is not None:
-        return claims.need(f"{module}.weight", name, ("I32",), [(columns,)])
+        return claims.need(codes.spec.name, name, ("I32",), [(columns,)])
     return None

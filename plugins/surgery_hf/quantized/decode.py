@@ -8,8 +8,8 @@ from typing import Any, Final
 from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.folder import report
 from surgery_hf.quantized import bitsandbytes, compressed, fp8
-from surgery_hf.quantized.checkpoint import SETTINGS, DecodedCheckpoint
-from surgery_hf.quantized.claims import Claims
+from surgery_hf.quantized.checkpoint import DecodedCheckpoint
+from surgery_hf.quantized.claims import SETTINGS, Claims
 
 METHODS: Final[Mapping[str, Callable[[Claims], None]]] = {
     "bitsandbytes": bitsandbytes.claim,
@@ -17,8 +17,8 @@ METHODS: Final[Mapping[str, Callable[[Claims], None]]] = {
     "fp8": fp8.claim,
 }
 _ADVICE: Final = (
-    "its tensors cannot be decoded; set `decode: false` on the model to take them as they are stored"
-    " (`surgery inspect --stored` shows them)"
+    "its quantized tensors cannot be decoded, the reasons follow; mend the checkpoint, or set `decode: false` on"
+    " the model to take all tensors as they are stored (`surgery inspect --stored` shows them)"
 )
 
 
@@ -27,28 +27,32 @@ def decoded(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises CheckpointError with everything that headers and descriptions show to be wrong.
     """
-    settings, told = _settings(checkpoint)
-    claims = Claims(checkpoint, settings)
-    method = told or ("bitsandbytes" if any(".quant_state." in n or n.endswith(".SCB") for n in checkpoint.tensors) else "")
+    settings = next((found for key in SETTINGS if (found := checkpoint.config.get(key)) is not None), {})
+    claims = Claims(checkpoint, settings if isinstance(settings, dict) else {})
+    method = _method(claims)
     if method in METHODS:
         METHODS[method](claims)
-        claims.left_over()
         if not claims.codecs and not claims.problems:
-            claims.problems.append(
-                f"config.json says `quant_method: {method}`, but no tensor is quantized; remove the stale"
-                " `quantization_config`"
-            )
+            claims.problems.append(f"`quant_method` is `{method}`, but no tensor is quantized")
     elif method:
-        known = ", ".join(f"`{known}`" for known in METHODS)
-        claims.problems.append(f"`quant_method: {method}` is not decoded, known: {known}")
+        known = ", ".join(f"`{name}`" for name in METHODS)
+        claims.problems.append(f"`quant_method` must be one of {known}, got `{method}`")
     else:
-        claims.problems.append("has quantized tensors, but no config.json with a `quantization_config` beside them")
+        claims.problems.append(
+            "no `quantization_config` in a config.json beside them says how they are coded"
+        )
         claims.left_over()
     if claims.problems:
-        report_all(checkpoint, claims.problems)
+        report(checkpoint.location, [_ADVICE, *claims.problems])
     return DecodedCheckpoint(checkpoint, claims.codecs, claims.hidden)
 
 
-def report_all(checkpoint: Checkpoint, problems: list[str]) -> None:
-    """Raise one CheckpointError for all problems, what to do about them last."""
-    report(checkpoint.location, problems)
+def _method(claims: Claims) -> str:
+    """Return the method that config.json names, or that the tensors show where it names none."""
+    told: Any = claims.settings.get("quant_method")
+    if told is not None:
+        return str(told)
+    if "config_groups" in claims.settings:  # how the first writers of compressed-tensors left it
+        return "compressed-tensors"
+    names = claims.stored.tensors
+    return "bitsandbytes" if any(bitsandbytes.STATE in n or n.endswith(".SCB") for n in names) else ""

@@ -13,19 +13,26 @@ def claim(claims: Claims) -> None:
     """Claim every `X.weight` of e4m3 with `X.weight_scale_inv`, which in spite of its name multiplies."""
     block = claims.settings.get("weight_block_size")
     if block is not None and not _is_block(block):
-        claims.problems.append(f"`quantization_config.weight_block_size` must be two sizes, got {block!r:.80}")
+        claims.problems.append(
+            f"`quantization_config.weight_block_size` must be two sizes, got {block!r:.80}"
+        )
         return
     if claims.settings.get("fmt", "e4m3") != "e4m3":
-        claims.problems.append(f"`quantization_config.fmt` must be `e4m3`, got {claims.settings['fmt']!r:.80}")
+        claims.problems.append(
+            f"`quantization_config.fmt` must be `e4m3`, got {claims.settings['fmt']!r:.80}"
+        )
         return
     for name, codes in claims.stored.tensors.items():
         if name.endswith(".weight") and codes.dtype == "F8_E4M3":
             _claim_weight(claims, codes, block)
     claims.hide_activations()
+    claims.left_over()
 
 
 def _is_block(block: Any) -> bool:
-    return isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    return (
+        isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)
+    )
 
 
 def _claim_weight(claims: Claims, codes: TensorSpec, block: list[int] | None) -> None:

@@ -82,7 +82,11 @@ class Plain:
     def read(self, source: Checkpoint, tile: Tile, columns: int) -> torch.Tensor:
         """Return a tile's numbers as float32; `columns` is the number of them in a row of the matrix."""
         rows, across = tile.shape
-        return stretch(source, self.spec, tile.top * columns + tile.left, rows * across).view(rows, across).float()
+        return (
+            stretch(source, self.spec, tile.top * columns + tile.left, rows * across)
+            .view(rows, across)
+            .float()
+        )
 
 
 @dataclass(frozen=True, slots=True)

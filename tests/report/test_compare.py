@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.checkpoint.memory import MemoryCheckpoint
-from surgery.cli import compare as module
-from surgery.cli.compare import Difference, Numbers, compare, totals
+from surgery.report import compare as module
+from surgery.report.compare import Difference, Numbers, compare, totals
 from surgery.plan.virtual import from_checkpoint
 from surgery.tensors import TensorSpec
 

@@ -22,10 +22,11 @@ Kind = Literal["same", "values", "dtype", "shape", "only in a", "only in b"]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a checkpoint."""
+    """A tensor in a checkpoint, or a stretch of one: `spec` says what is looked at, from element `start` on."""
 
     checkpoint: Checkpoint
     spec: TensorSpec
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def compare(a: VirtualModel, b: VirtualModel) -> Iterator[Difference]:
             kind: Kind = "only in b" if first is None else "only in a"
             yield Difference(name, kind, first.spec if first else None, second.spec if second else None)
         else:
-            yield _compare(name, first, second)
+            yield compare_tensors(name, first, second)
 
 
 def _stored(model: VirtualModel, name: str) -> Stored | None:
@@ -94,7 +95,8 @@ def _stored(model: VirtualModel, name: str) -> Stored | None:
     return None if info is None else Stored(model.donor, info.spec)
 
 
-def _compare(name: str, a: Stored, b: Stored) -> Difference:
+def compare_tensors(name: str, a: Stored, b: Stored) -> Difference:
+    """Return what became of one tensor."""
     if a.spec.shape != b.spec.shape:
         return Difference(name, "shape", a.spec, b.spec)
     kind: Kind = "values" if a.spec.dtype == b.spec.dtype else "dtype"
@@ -113,9 +115,10 @@ def _chunks(stored: Stored) -> Iterator[memoryview]:
     whole = spec.nbytes
     step = nbytes(CHUNK, spec.dtype)
     buffer = bytearray(min(step, whole))
+    first = nbytes(stored.start, spec.dtype)
     for start in range(0, whole, step):
         part = memoryview(buffer)[: whole - start]
-        stored.checkpoint.read_into(spec.name, start, part)
+        stored.checkpoint.read_into(spec.name, first + start, part)
         yield part
 
 

@@ -1,0 +1,74 @@
+"""Computes the statistics that ops need: prepared before any work, block by block in the first process.
+
+Of several processes the first computes, and the others are given what it finds, part by part.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from surgery.calibrate.prepare import Prepared, prepare
+from surgery.calibrate.sequence import Sequence
+from surgery.calibrate.store import Store, forget_others
+from surgery.execute.models import Site, Statistics
+from surgery.plan.calibration import calibrations_of
+from surgery.plan.model import Plan
+from surgery.plan.nodes import Calibration, Digests
+
+FOLDER: Final = "calibration-"
+
+
+class Calibrator:
+    """Computes the statistics of a plan's calibrations; called by a run for each, inner ones first."""
+
+    def __init__(self, plan: Plan) -> None:
+        """Check that all models can be run and all texts suffice. Raises PlanError before any work."""
+        digests = Digests()
+        found = calibrations_of(tensor.node for output in plan.outputs for tensor in output.tensors)
+        self._prepared = {id(calibration): prepare(calibration) for calibration in found}
+        self._names = {id(calibration): _name(digests, calibration) for calibration in found}
+
+    def __call__(self, calibration: Calibration, found: Mapping[int, Any], site: Site) -> Statistics:
+        """Return the statistics of a calibration's members, by tensor and `Need`.
+
+        Raises OpError if a Linear's inputs cannot be seen or are not finite, ResourceError if the disk is full.
+        """
+        prepared = self._prepared[id(calibration)]
+        if site.here.rank > 0:
+            return _received(prepared, site)
+        names = {key: f"{FOLDER}{name}-{site.here.device.type}" for key, name in self._names.items()}
+        with _folder(site, names[id(calibration)]) as folder:
+            if site.folder is not None:
+                forget_others(site.folder, FOLDER, set(names.values()))
+            store = Store(folder, (len(prepared.ids), prepared.ids.shape[1]))
+            return Sequence(prepared, found, site, store).run()
+
+
+def _name(digests: Digests, calibration: Calibration) -> str:
+    """Return what tells a calibration's results from others': its digest, and the libraries that compute."""
+    return f"{digests.calibration(calibration).hex()}-{version('torch')}-{version('transformers')}"
+
+
+@contextmanager
+def _folder(site: Site, name: str) -> Iterator[Path]:
+    """Give a folder to work in: one that the next run finds, or one for now."""
+    if site.folder is not None:
+        yield site.folder / name
+        return
+    with tempfile.TemporaryDirectory(prefix="surgery-") as folder:
+        yield Path(folder)
+
+
+def _received(prepared: Prepared, site: Site) -> Statistics:
+    """Return what the first process finds, part by part as it finds it."""
+    statistics: dict[str, Mapping[str, torch.Tensor]] = {}
+    for _ in prepared.parts:
+        statistics |= site.here.gather(None)[0]  # type: ignore[call-overload]
+    return statistics

@@ -1,0 +1,131 @@
+"""Candidates' tensors, planned from headers and computed in memory by the engine's own workers.
+
+A candidate is a plan; its tensors have digests, and equal digests mean equal bytes. Sources are opened once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from surgery.checkpoint.base import Checkpoint
+from surgery.host import Host
+from surgery.plan.model import Output, Plan
+from surgery.plan.nodes import Digests
+from surgery.plan.resolve import resolve
+from surgery.recipe.model import Recipe
+from surgery.schedule.jobs import CHUNK, Job, make_jobs
+from surgery.schedule.options import RunOptions
+from surgery.search.kept import KeptCheckpoint, Room
+from surgery.trials import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+    from surgery.execute.evaluate import Evaluator
+
+# Bytes of tensors that are made before they are handed over: enough work for all workers, little beside a model.
+BATCH: Final = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A planned recipe; `digests` are those of its tensors as they would be stored."""
+
+    plan: Plan
+    digests: Mapping[str, str]
+
+    @property
+    def output(self) -> Output:
+        """Return the model that the recipe makes."""
+        return self.plan.outputs[0]
+
+    def subject(self, device: str) -> Subject:
+        """Return what an evaluator is told of it."""
+        output = self.output
+        specs = {tensor.spec.name: tensor.spec for tensor in output.tensors}
+        return Subject(output.config, output.sidecars, specs, self.plan.recipe.folder.absolute(), device)
+
+
+class Workbench:
+    """Plans recipes on models that stay open, and computes their tensors."""
+
+    def __init__(self, host: Host, options: RunOptions) -> None:
+        self._host, self._options = host, options
+        self._room = Room(options.budget() // 2)
+        self._opened: dict[str, Checkpoint] = {}
+        self._evaluators: list[Evaluator] = []
+
+    def plan(self, recipe: Recipe) -> Candidate:
+        """Return a recipe's candidate, from headers alone. Raises what planning raises."""
+        plan = resolve(recipe, self._host, write=False, opened=self._opened)
+        for name, checkpoint in plan.checkpoints.items():
+            if name not in self._opened:
+                self._opened[name] = KeptCheckpoint(checkpoint, self._room)
+        nodes = Digests()
+        tensors = plan.outputs[0].tensors
+        digests = {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in tensors}
+        return Candidate(plan, digests)
+
+    def tensors(self, candidate: Candidate, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield some of a candidate's tensors, on the CPU in their stored dtype. Raises what executing raises."""
+        wanted = [tensor for tensor in candidate.output.tensors if tensor.spec.name in names]
+        jobs = make_jobs([replace(candidate.output, tensors=tuple(wanted))], self._options.chunk or CHUNK)
+        found: dict[int, Any] = {}
+        self._gather(candidate, jobs, found)
+        for batch in _batches(jobs):
+            yield from self._made(batch, found).items()
+
+    def close(self) -> None:
+        """Close the source files."""
+        for checkpoint in self._opened.values():
+            checkpoint.close()
+
+    def _crew(self, policy: Any) -> Any:
+        from surgery.execute.crew import Crew
+        from surgery.execute.device import World, places
+        from surgery.execute.evaluate import Evaluator
+
+        if not self._evaluators:
+            spots = places(World(), self._options.workers())
+            self._evaluators = [Evaluator(place, policy) for place in spots]
+        return Crew(self._evaluators, self._options.budget() // 2)
+
+    def _gather(self, candidate: Candidate, jobs: Sequence[Job], found: dict[int, Any]) -> None:
+        """Find what jobs need to know of whole models."""
+        from surgery.execute.crew import one_thread_a_worker
+        from surgery.execute.device import World
+        from surgery.execute.models import Site, gather_models, scopes_of
+
+        crew = self._crew(candidate.plan.recipe.on_nonfinite)
+        with one_thread_a_worker():
+            gather_models(found, scopes_of(jobs), Site(self._evaluators[0], crew, World()))
+
+    def _made(self, jobs: Sequence[Job], found: dict[int, Any]) -> dict[str, torch.Tensor]:
+        """Return what some jobs make."""
+        from surgery.execute.crew import one_thread_a_worker
+        from surgery.execute.jobs import JobRun
+        from surgery.execute.memory import MemorySink
+        from surgery.execute.report import Meter
+
+        sink = MemorySink()
+        meter = Meter(total=sum(job.writes for job in jobs))
+        runs = (JobRun(job, [sink], found, lambda _: None, meter) for job in jobs)  # type: ignore[list-item]
+        with one_thread_a_worker():
+            self._crew(None).run((run.phases, run.job.held) for run in runs)
+        return sink.tensors()
+
+
+def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield jobs in runs of about `BATCH` bytes that they write."""
+    batch: list[Job] = []
+    size = 0
+    for job in jobs:
+        batch.append(job)
+        size += job.writes
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
