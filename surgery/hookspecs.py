@@ -68,7 +68,7 @@ def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
 
 @hookspec
 def surgery_register_adapters() -> list[AdapterFormat]:  # type: ignore[empty-body]
-    """Return ways of storing adapters, which are folded into a base while it is read. Called when a recipe names one."""
+    """Return kinds of adapters, which are folded into a base while it is read. Called when a recipe names one."""
 
 
 @hookspec

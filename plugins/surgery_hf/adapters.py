@@ -30,7 +30,7 @@ def fold(folder: Path, base: Checkpoint) -> Checkpoint:
     files = [folder / name for name in _FILES if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder}: has {CONFIG} but no `{_FILES[0]}`; save the adapter again")
-    adapter = open_checkpoint(str(files[0]), folder)
+    adapter = open_checkpoint(str(files[0].absolute()), folder)
     return FoldedCheckpoint(base, adapter, edits_of(folder, adapter, config, base))
 
 

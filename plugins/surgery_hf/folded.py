@@ -106,7 +106,7 @@ class FoldedCheckpoint(Checkpoint):
         return None if self._edits.get(name, Edit()).update else where.extent(source)
 
     def identity(self, name: str) -> bytes:
-        """Return a digest of all that a tensor is computed from: the base's, the adapter's, the scale, the arithmetic."""
+        """Return a digest of all that a tensor is computed from: both files, the scale, the arithmetic."""
         where, source = self._origin(name)
         update = self._edits.get(name, Edit()).update
         if update is None:
@@ -167,12 +167,14 @@ class FoldedCheckpoint(Checkpoint):
         if factors.magnitude is not None:
             lengths = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
             W.mul_((factors.magnitude[first:last].double() / lengths).to(W.dtype).unsqueeze(1))
-        return memoryview(W.view(-1).view(torch.uint8).numpy())
+        return W.view(-1).view(torch.uint8).numpy().data
 
     def _left(self, update: Update, first: int, last: int, dtype: str) -> Tensor:
         """Return rows first to last of scale·B [rows, r]; a bias counts as a column."""
         rank = self._adapter.tensors[update.b].row
-        return _read(self._adapter, update.b, first * rank, last * rank, dtype).view(-1, rank).mul_(update.scale)
+        return (
+            _read(self._adapter, update.b, first * rank, last * rank, dtype).view(-1, rank).mul_(update.scale)
+        )
 
     def _factors(self, name: str, update: Update) -> _Factors:
         """Return an update's decoded factors; those of the tensors read last are kept."""
@@ -214,5 +216,5 @@ def _read(where: Checkpoint, name: str, first: int, last: int, dtype: str) -> Te
 
     tag = where.tensors[name].dtype
     raw = torch.empty(nbytes(last - first, tag), dtype=torch.uint8)
-    where.read_into(name, nbytes(first, tag), memoryview(raw.numpy()))
+    where.read_into(name, nbytes(first, tag), raw.numpy().data)
     return as_tensor(raw, tag).to(torch_dtype(dtype))

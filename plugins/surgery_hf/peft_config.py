@@ -17,14 +17,13 @@ CONFIG: Final = "adapter_config.json"
 _MAX_CONFIG: Final = 10_000_000
 
 # Keys that say how the adapter was trained, found or named, not what its weights mean.
-_INDIFFERENT: Final = frozenset(
-    """
+_NAMES: Final = """
     peft_type peft_version task_type base_model_name_or_path revision auto_mapping inference_mode runtime_config
     target_modules exclude_modules layers_to_transform layers_pattern modules_to_save bias lora_bias lora_dropout
     megatron_core loftq_config eva_config corda_config lora_ga_config velora_config qalora_group_size
     ensure_weight_tying r lora_alpha rank_pattern alpha_pattern use_rslora use_dora fan_in_fan_out init_lora_weights
-    """.split()
-)
+"""
+_INDIFFERENT: Final = frozenset(_NAMES.split())
 
 _REFUSED: Final[Mapping[str, str]] = {
     "layer_replication": "renumbers the layers; stack them in a step of its own and train on the result",
@@ -90,7 +89,9 @@ def read_lora_config(folder: Path) -> LoraConfig:
     config = parse_object(path.read_bytes(), str(path))
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise PlanError(f"{path}: only `LORA` adapters are folded, got peft_type `{kind}`; merge it with peft")
+        raise PlanError(
+            f"{path}: only `LORA` adapters are folded, got peft_type `{kind}`; merge it with peft"
+        )
     problems = [*_refusals(config), *_wrong(config)]
     if problems:
         raise PlanError([Finding(f"{path}: {problem}") for problem in problems])

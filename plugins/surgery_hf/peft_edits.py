@@ -1,4 +1,4 @@
-"""What an adapter does to each tensor of its base, checked from headers: what fits nowhere is never left out in silence."""
+"""What an adapter does to each tensor of its base, from headers: what fits nowhere is never left out in silence."""
 
 from __future__ import annotations
 
@@ -126,12 +126,16 @@ class _Edits:
             return None
         transposed = embedded or self.config.transposed
         if self.config.dora != (magnitude is not None):
-            said = "but the config says `use_dora: true`" if self.config.dora else "but the config says no DoRA"
+            said = (
+                "but the config says `use_dora: true`" if self.config.dora else "but the config says no DoRA"
+            )
             has = "has a" if magnitude else "has no"
             self.problems.add(present[0], f"{has} `lora_magnitude_vector`, {said}; save the adapter again")
         if magnitude and transposed:
             kind = "an embedding" if embedded else "a weight with `fan_in_fan_out`"
-            self.problems.add(magnitude, f"DoRA of {kind} scales columns, which is not folded; merge it with peft")
+            self.problems.add(
+                magnitude, f"DoRA of {kind} scales columns, which is not folded; merge it with peft"
+            )
         return Update(present[1], self.config.scale_of(module), present[0], transposed, magnitude)
 
     def _put(self, theirs: str, edit: Edit) -> None:
@@ -148,7 +152,9 @@ class _Edits:
             return
         if edit.replacement is not None and self.specs[edit.replacement].shape != spec.shape:
             got = self.specs[edit.replacement].shape
-            self.problems.add(first, f"is to replace {name}, got shapes {got} and {spec.shape}; fold into its base")
+            self.problems.add(
+                first, f"is to replace {name}, got shapes {got} and {spec.shape}; fold into its base"
+            )
         if edit.update is not None:
             self._check_update(theirs.rpartition(".")[0], spec, edit.update)
         self.edits[name] = edit
@@ -167,7 +173,9 @@ class _Edits:
         b = self.specs[update.b].shape
         if update.a is None:
             if b != spec.shape:
-                self.problems.add(update.b, f"has shape {b}, the base's bias {spec.shape}; fold into its base")
+                self.problems.add(
+                    update.b, f"has shape {b}, the base's bias {spec.shape}; fold into its base"
+                )
             return
         a = self.specs[update.a].shape
         rank = self.config.rank_of(module)

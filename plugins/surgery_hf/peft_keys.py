@@ -61,7 +61,11 @@ def prefix_rule(targets: Iterable[str], names: Mapping[str, object]) -> tuple[st
     targets = list(targets)
     heads = {target.partition(".")[0] for target in targets}
     ours = dict.fromkeys(name.partition(".")[0] for name in names)
-    rules = [("", ""), *([(f"{heads.pop()}.", "")] if len(heads) == 1 else []), *(("", f"{o}.") for o in ours)]
+    rules = [
+        ("", ""),
+        *([(f"{heads.pop()}.", "")] if len(heads) == 1 else []),
+        *(("", f"{o}.") for o in ours),
+    ]
     for old, new in rules:
         if all(new + target.removeprefix(old) in names for target in targets):
             return old, new

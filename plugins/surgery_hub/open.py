@@ -43,7 +43,7 @@ def open_hub(text: str, folder: Path) -> Checkpoint | Path:
     if not names:
         near = did_you_mean(path, {posixpath.dirname(p) for p in listing.files} - {""})
         raise CheckpointError(f"{listing.named}: the repository has no such folder or file{near}")
-    if _ADAPTER in names or not any(fnmatch.fnmatch(name, SAFETENSORS.pattern) for name in names):
+    if _ADAPTER in names or not _matching(names, (SAFETENSORS.pattern, f"*{SAFETENSORS.suffix}.index.json")):
         return _others(listing, under, names)
     return HubCheckpoint(listing, under, names, _found(listing, under, names))
 

@@ -51,8 +51,8 @@ class HubPublisher(Publisher):
         hub = api()
         with told(self.place):
             patiently(hub.whoami)
-            # a repository that is there keeps its visibility
-            patiently(lambda: hub.create_repo(self._repo, private=self._private or None, exist_ok=True))
+            if not patiently(lambda: hub.repo_exists(self._repo)):
+                patiently(lambda: hub.create_repo(self._repo, private=self._private or None, exist_ok=True))
             if self._branch != "main":
                 patiently(lambda: hub.create_branch(self._repo, branch=self._branch, exist_ok=True))
             # nothing is sent of so small a file, but the Hub says whether this token may write

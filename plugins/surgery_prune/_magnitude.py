@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Chunk, Reduce, Scan, Signature, Split
@@ -21,18 +21,11 @@ _SAMPLE: Final = SAMPLE_RUNS * SAMPLE_RUN
 class Search:
     """What is known so far: the common threshold, and with `scope: model` those of tensors that it would empty.
 
-    `common` is None when everything is pruned. `caps` is None until the tensors that need one are known.
+    `caps` is None until the tensors that need one are known.
     """
 
-    common: Bracket | Threshold | None
+    common: Bracket | Threshold
     caps: dict[str, Digits] | None = None
-
-
-@dataclass(slots=True)
-class Sizes:
-    """Of each tensor: how many weights the common threshold prunes, and how many there are."""
-
-    below: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Selecting(Reduce):
@@ -46,8 +39,9 @@ class Selecting(Reduce):
             if _kept(signature, p) == 0:
                 return None
             return Scan.SAMPLE if _sampled(signature, p) else Scan.ALL
-        searching = isinstance(found.common, Bracket) or found.caps is None
-        return Scan.ALL if searching or any(not cap.settled for cap in found.caps.values()) else None
+        if isinstance(found.common, Bracket) or found.caps is None:
+            return Scan.ALL
+        return Scan.ALL if any(not cap.settled for cap in found.caps.values()) else None
 
     def gather(self, x: Chunk, p: Sparsity, found: Search | None) -> Any:
         """Return what a block (or the sample) says of the threshold that is sought."""
@@ -83,10 +77,11 @@ class Selecting(Reduce):
         kept = _kept(signature, p)
         if isinstance(total, list):
             return Search(bracket_from_sample(torch.cat(total), signature.numel, kept), {})
-        if found is None or isinstance(found.common, Bracket):
-            known = FULL if found is None else found.common
+        known = FULL if found is None else found.common
+        if isinstance(known, Bracket):
             capped = p.scope == "model" and p.cap < 1
             return Search(refine(total, known, signature.numel, kept), None if capped else {})
+        assert found is not None
         if found.caps is None:
             return replace(found, caps=_emptied(total, p.cap))
         caps = {
@@ -101,7 +96,7 @@ class Selecting(Reduce):
         weights = x.models[0]
         if split_of(p) is Split.ROW:
             return largest_of_each(weights, x.signature, p)
-        if found is None or found.common is None:
+        if found is None:
             return torch.zeros_like(weights, dtype=torch.bool)
         cap = (found.caps or {}).get(x.signature.name)
         return _keep(weights, found.common) if cap is None else _keep_from(weights, cap.low)

@@ -72,7 +72,7 @@ class Checkpoint(ABC):
         return ""
 
     def whole_file_bytes(self) -> int:
-        """Return the bytes that this reader itself may come to hold (a legacy pickle, an adapter's factors); usually 0."""
+        """Return the bytes that this reader may come to hold (a legacy pickle, an adapter's factors); usually 0."""
         return 0
 
     def close(self) -> None:  # noqa: B027 - what holds no files has nothing to close

@@ -93,9 +93,7 @@ def parse_index(path: Path, data: bytes, is_there: Callable[[str], bool]) -> dic
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path}: `weight_map` must be an object, got {json_type(weight_map)}")
     report(path, (_name_problem(tensor, file) for tensor, file in weight_map.items()))
-    report(
-        path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not is_there(file))
-    )
+    report(path, (f"`{file}` is missing" for file in sorted(set(weight_map.values())) if not is_there(file)))
     return weight_map
 
 
@@ -163,7 +161,7 @@ def _check_union(found: Found, names: Mapping[str, Collection[str]]) -> None:
         report(found.files[0].parent, problems)
 
 
-def report(where: Path, problems: Iterable[str]) -> None:
+def report(where: Path | str, problems: Iterable[str]) -> None:
     """Raise one CheckpointError for all problems that are not empty, if there are any."""
     found = [problem for problem in problems if problem]
     if len(found) > _SHOWN:

@@ -7,6 +7,7 @@ whatever the file's size, and does not depend on where the file lies or when it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -59,9 +60,10 @@ def cached(record: Mapping[str, Any]) -> str:
 
     repository, revision = (str(record.get(key, "")) for key in ("repository", "revision"))
     for name in record.get("files", {}) if repository and revision else ():
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        if isinstance(found, str):
-            return str(Path(found).parent)
+        with contextlib.suppress(ValueError):  # a stranger's record names what cannot be a repository
+            found = try_to_load_from_cache(repository, name, revision=revision)
+            if isinstance(found, str):
+                return str(Path(found).parent)
     return ""
 
 

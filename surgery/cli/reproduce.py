@@ -73,9 +73,10 @@ def _run(
     """Carry the recipe out, after saying what is not as it was."""
     from surgery.api import ResolvedPlan
     from surgery.plan.resolve import resolve
-    from surgery.report.again import once_more
+    from surgery.report.again import check_plugins, once_more
     from surgery.schedule.options import RunOptions
 
+    check_plugins(made, manifest, host)
     recipe = once_more(made, str(manifest.get("output", "")), given, host.read_foreign)
     plan = resolve(recipe, host, out=place)
     try:

@@ -17,7 +17,7 @@ from surgery.execute.arena import Arena, Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
-from surgery.math.convert import decode, encode, round_into
+from surgery.math.convert import decode, encode, may_have_infinity, overflow, store
 from surgery.math.reduce import first_nonfinite, nan_free
 from surgery.ops import BLOCK, Signature, Split
 from surgery.plan.nodes import (
@@ -251,16 +251,19 @@ class Evaluator:
         args: tuple[Any, ...],
         *,
         looked_at: bool = False,
+        deferred: bool = False,
     ) -> torch.Tensor:
         """Return a function's result on a range, flat, after holding it to the contract.
 
-        `looked_at`: a gather pass has searched the inputs for NaN and Inf.
+        `looked_at`: a gather pass has searched the inputs for NaN and Inf; `deferred`: whoever stores the result
+        searches it.
         """
         result: torch.Tensor = self.call(node, function, args)
         require_floats(node, result, x)
         if result.shape != x.shape:
             raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
-        self.checked(node, x, result, looked_at=looked_at)
+        if not deferred:
+            self.checked(node, x, result, looked_at=looked_at)
         return result.reshape(-1)
 
     def call(self, node: Apply | GroupCall, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
@@ -313,13 +316,27 @@ class Evaluator:
             f"first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
         )
 
-    def encoded(self, value: torch.Tensor, spec: TensorSpec, start: int, out: Staging) -> memoryview:
+    def encoded(
+        self,
+        value: torch.Tensor,
+        spec: TensorSpec,
+        start: int,
+        out: Staging,
+        explain: Callable[[torch.Tensor], object] | None = None,
+    ) -> memoryview:
         """Return a value's bytes in the stored dtype, on the host in `out`, rounded once to the nearest.
 
         `start` is the index of its first element in the tensor. Raises OpError for numbers that are too large.
+        `explain` is called with a value that was not searched for NaN and Inf, and turns out to hold some.
         """
         if self.place.stream is None:
-            overflowed = round_into(value, spec.dtype, out.typed(spec.dtype))
+            stored = out.typed(spec.dtype)
+            store(value, spec.dtype, stored)
+            overflowed = None
+            if may_have_infinity(stored, spec.dtype, value.dtype):
+                if explain is not None:
+                    explain(value)
+                overflowed = overflow(value, stored)
         else:
             on_device = self.arena.take(len(out.memory), torch.uint8)
             overflowed = encode(value, spec.dtype, on_device)

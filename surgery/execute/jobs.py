@@ -15,7 +15,6 @@ from surgery.execute.needs import Needs, Phases, Unit, prefetch
 from surgery.execute.program import Program, compilable
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
-from surgery.plan.model import OutputTensor
 from surgery.plan.nodes import Agree, Apply, Emitted, Member, Node, Rows, Source, inputs_of, sources
 from surgery.schedule.jobs import Job, Target
 from surgery.tensors import DTYPES, nbytes
@@ -119,15 +118,9 @@ class JobRun:
             return [self._ranged(work, target, length, first=target is targets[0]) for target in targets]
         program = Program(work, nodes, length, self.held, dtypes.pop())
         return [
-            self._encoded(work, target.tensor, program.root(target.tensor.node), length) for target in targets
+            program.stored(t.node, t.spec, work.arena.staging(nbytes(length, t.spec.dtype)))
+            for t in (target.tensor for target in targets)
         ]
-
-    def _encoded(
-        self, work: Evaluator, tensor: OutputTensor, value: Callable[[int], torch.Tensor], length: int
-    ) -> Stored:
-        spec = tensor.spec
-        out = work.arena.staging(nbytes(length, spec.dtype))
-        return lambda at: work.encoded(value(at), spec, at, out)
 
     def _ranged(self, work: Evaluator, target: Target, length: int, *, first: bool) -> Stored:
         """Return the function for a target that is not compiled; the first of a span's begins each range."""

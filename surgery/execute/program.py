@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from surgery.execute.arena import Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.evaluate import Evaluator, Held, below_rows, draw_key
+from surgery.math.convert import finds_nonfinite
 from surgery.ops import Split
 from surgery.plan.nodes import Apply, Member, Node, Rows, Source, inputs_of, walk
-from surgery.tensors import DTYPES
+from surgery.tensors import DTYPES, TensorSpec
 
 Compiled = Callable[[int], torch.Tensor]
 
@@ -45,6 +47,33 @@ class Program:
         self._uses = Counter(id(child) for node in walk(*roots) for child in inputs_of(node))
         self._uses.update(id(root) for root in roots)
         self._made: dict[int, Compiled] = {}
+        self._chunks: dict[int, EngineChunk] = {}
+        self._deferred: set[int] = set()
+
+    def stored(self, node: Node, spec: TensorSpec, out: Staging) -> Callable[[int], memoryview]:
+        """Return the function from a range's first element to the bytes of a root, in `out`.
+
+        Where NaN and Inf of the inputs show in the result, they are looked for in what is stored: it has half the
+        bytes, and overflow is looked for there anyway.
+        """
+        work = self._work
+        if not self._can_defer(node, spec):
+            value = self.root(node)
+            return lambda at: work.encoded(value(at), spec, at, out)
+        assert isinstance(node, Apply)
+        self._deferred.add(id(node))
+        value = self._compile(node)
+
+        def explain(result: torch.Tensor) -> None:
+            work.checked(node, self._chunks[id(node)], result, looked_at=id(node) in self._held.looked_at)
+
+        return lambda at: work.encoded(value(at), spec, at, out, explain)
+
+    def _can_defer(self, node: Node, spec: TensorSpec) -> bool:
+        """Return whether a root is used once, and all NaN and Inf can be found in its stored bytes."""
+        if not isinstance(node, Apply) or self._uses[id(node)] > 1 or not finds_nonfinite(spec.dtype):
+            return False
+        return node.op.propagates or id(node) in self._held.looked_at
 
     def root(self, node: Node) -> Compiled:
         """Return the function from a range's first element to values that are to be written."""
@@ -72,6 +101,7 @@ class Program:
                 models, base = (values[1:], values[0]) if based else (values, None)
                 signature, statistics = work.signature(node), self._held.statistics(node)
                 x = EngineChunk(signature, models, base, start, work.arena, draw_key(node), statistics)
+                self._chunks[id(node)] = x
             else:
                 x.move(start, values)
             return x
@@ -118,14 +148,15 @@ class Program:
         see = self.chunk(node)
         work, params = self._work, node.params
         function = node.op.implementation
+        deferred = id(node) in self._deferred
         if node.split in (Split.REDUCE, Split.MODEL):
             found = self._held.found[id(node.scope) if node.scope is not None else id(node)]
             apply = function.apply
             looked_at = id(node) in self._held.looked_at
             return lambda start: work.range(
-                node, x := see(start), apply, (x, params, found), looked_at=looked_at
+                node, x := see(start), apply, (x, params, found), looked_at=looked_at, deferred=deferred
             )
-        return lambda start: work.range(node, x := see(start), function, (x, params))
+        return lambda start: work.range(node, x := see(start), function, (x, params), deferred=deferred)
 
 
 def _once(made: Compiled) -> Compiled:

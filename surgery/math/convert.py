@@ -77,10 +77,14 @@ def encode(x: Tensor, tag: str, out: Tensor) -> OverflowCount | None:
 
 def round_into(x: Tensor, tag: str, stored: Tensor) -> OverflowCount | None:
     """Do what `encode` does, into a tensor of the stored dtype and of the shape of `x`."""
+    store(x, tag, stored)
+    return overflow(x, stored) if may_have_infinity(stored, tag, x.dtype) else None
+
+
+def store(x: Tensor, tag: str, stored: Tensor) -> None:
+    """Round float32 or float64 to nearest, ties to even, into a tensor of the stored dtype."""
     # torch rounds float64 to float32 on its way to 16 bits, and that would be two roundings
     stored.copy_(_to_odd(x) if x.dtype == torch.float64 and tag in _INFINITY else x)
-    narrower = stored.element_size() < x.element_size()
-    return _overflow(x, stored) if narrower and _may_have_infinity(stored, tag) else None
 
 
 def _require_arithmetic(where: str, tag: str) -> None:
@@ -104,9 +108,14 @@ def _to_odd(x: Tensor) -> Tensor:
     return torch.where(inexact & even & ~x.isnan(), bits + towards, bits).view(torch.float32)
 
 
-def _may_have_infinity(stored: Tensor, tag: str) -> bool:
-    """Return whether an infinity or NaN was stored."""
-    if stored.numel() == 0:
+def finds_nonfinite(tag: str) -> bool:
+    """Return whether `may_have_infinity` finds NaN too, in a fraction of the time of a search in float32."""
+    return tag in _INFINITY
+
+
+def may_have_infinity(stored: Tensor, tag: str, computed: torch.dtype) -> bool:
+    """Return whether an infinity was stored that may not have been one; for 16-bit types on a CPU also NaN."""
+    if stored.numel() == 0 or stored.element_size() >= computed.itemsize:
         return False
     if tag not in _INFINITY or not stored.is_cpu:
         return bool(torch.isinf(stored).any())
@@ -115,6 +124,7 @@ def _may_have_infinity(stored: Tensor, tag: str) -> bool:
     return positive >= _INFINITY[tag] or negative >= _INFINITY[tag] | 0x8000
 
 
-def _overflow(x: Tensor, stored: Tensor) -> OverflowCount | None:
+def overflow(x: Tensor, stored: Tensor) -> OverflowCount | None:
+    """Return what overflowed: finite numbers stored as infinities; None when nothing did."""
     indices = (torch.isinf(stored) & torch.isfinite(x)).reshape(-1).nonzero()
     return OverflowCount(len(indices), int(indices[0])) if len(indices) else None

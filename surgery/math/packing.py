@@ -48,7 +48,8 @@ def pack(codes: torch.Tensor, bits: int, axis: int = -1) -> torch.Tensor:
     if bits in (4, WORD // 4) and last.dtype is torch.uint8 and last.is_contiguous() and count % many == 0:
         return _packed_bytes(last, bits).movedim(-1, axis).contiguous()
     rows = last.to(torch.int32)
-    full = pad(rows, (0, -count % many)).unflatten(-1, (-1, many))
+    full = pad(rows, (0, -count % many))
+    full = full.reshape(*rows.shape[:-1], -(-count // many), many)
     words = torch.zeros((*full.shape[:-1], few), dtype=torch.int32, device=codes.device)
     for place, word, low, left in _places(bits):
         words[..., word] |= full[..., place] << low
@@ -92,7 +93,8 @@ def unpack(packed: torch.Tensor, bits: int, count: int, axis: int = -1) -> torch
             f"packing: {count} codes of {bits} bits are {words_for(count, bits)} int32 words,"
             f" got {rows.shape[-1]} of {rows.dtype}"
         )
-    words = pad(rows, (0, -rows.shape[-1] % few)).unflatten(-1, (-1, few))
+    words = pad(rows, (0, -rows.shape[-1] % few))
+    words = words.reshape(*rows.shape[:-1], -(-count // many), few)
     codes = torch.empty((*words.shape[:-1], many), dtype=torch.int32, device=packed.device)
     for place, word, low, left in _places(bits):
         codes[..., place] = (words[..., word] >> low) & ((1 << min(bits, left)) - 1)

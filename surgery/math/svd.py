@@ -101,7 +101,8 @@ def _lapack(W: Tensor) -> Factors:
 
 
 def _orthonormal(X: Tensor) -> Tensor:
-    return torch.linalg.qr(X)[0]
+    Q: Tensor = torch.linalg.qr(X)[0]
+    return Q
 
 
 def _signed(U: Tensor, S: Tensor, Vh: Tensor) -> Factors:

@@ -81,8 +81,8 @@ def _place(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _composed(text: str, file: str) -> tuple[yaml.Node | None, set[int]]:
-    """Return the root of the node graph, None for a text without values, and the ids of nodes that are holes."""
+def _composed(text: str, file: str) -> tuple[yaml.Node | None, dict[int, Position]]:
+    """Return the root of the node graph, None for a text without values, and where nodes that are holes begin."""
     try:
         loader = _Loader(text)
         return _compose(loader), loader.holes
@@ -135,24 +135,25 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.depth = 0
         self.nodes = 0
-        self.holes: set[int] = set()  # ids of nodes: all of them live as long as the root
-        self.braces: set[Position] = set()  # where the braces of holes open
+        self.holes: dict[int, Position] = {}  # by the ids of nodes: all of them live as long as the root
+        self.dollars: dict[Position, Position] = {}  # from behind a hole's opening brace to its `$`
 
     def fetch_plain(self) -> None:
         """Take `${search` for the beginning of a mapping, whose place is noted; anything else is plain text."""
         if self.prefix(len(_HOLE)) == _HOLE and self.peek(len(_HOLE)) in ":} \t\r\n\0":
+            dollar = _place(self.get_mark())
             self.forward()
             self.fetch_flow_mapping_start()
-            self.braces.add(_place(self.get_mark()))
+            self.dollars[_place(self.get_mark())] = dollar
         else:
             super().fetch_plain()
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping, and note it if its brace is a hole's."""
-        brace = _place(self.peek_event().end_mark)
+        dollar = self.dollars.get(_place(self.peek_event().end_mark))
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        if brace in self.braces:
-            self.holes.add(id(node))
+        if dollar is not None:
+            self.holes[id(node)] = dollar
         return node
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -176,7 +177,7 @@ class _Build:
     """Turns nodes into plain data; collects places, and whatever is wrong where it can go on."""
 
     file: str
-    holes: set[int]
+    holes: dict[int, Position]
     at_holes: list[KeyPath] = field(default_factory=list)
     positions: dict[KeyPath, Position] = field(default_factory=dict)
     keys: dict[KeyPath, Position] = field(default_factory=dict)
@@ -213,6 +214,7 @@ class _Build:
         if isinstance(node, yaml.MappingNode):
             if id(node) in self.holes:
                 self.at_holes.append(path)
+                self.positions[path] = self.holes[id(node)]
             data = self.mapping(node, path)
         else:
             data = [self.value(item, (*path, i)) for i, item in enumerate(node.value)]

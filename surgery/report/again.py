@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from surgery import __version__
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, PluginError
 from surgery.execute.publish import MANIFEST, plugins_of
 from surgery.host import Host
 from surgery.plan.model import Plan
@@ -31,6 +31,15 @@ def once_more(made: Made, output: str, given: Mapping[str, str], foreign: Foreig
     data["output"] = {key: value for key, value in data["output"].items() if key not in _WHERE}
     data["models"] = {**data["models"], **made.sources(given)}
     return parse_recipe(as_yaml(data), str(made.folder / MANIFEST), made.home, foreign=foreign)
+
+
+def check_plugins(made: Made, manifest: Mapping[str, Any], host: Host) -> None:
+    """Raise PluginError if ops came from files that are not loaded here: no other plugin has them."""
+    noted = manifest.get("plugins")
+    for name, plugin in noted.items() if isinstance(noted, dict) else ():
+        file = plugin.get("file") if isinstance(plugin, dict) else None
+        if file and name not in host.files:
+            raise PluginError(f"{made.folder}: was made with ops of `{file}`; pass that file with --plugin")
 
 
 def other_versions(manifest: Mapping[str, Any], plan: Plan, host: Host) -> list[str]:

@@ -24,7 +24,8 @@ from surgery.tensors import DTYPES, TensorSpec
 LIBRARY: Final = 128 * 2**20
 # A block computes with float32 tensors of [tokens, features]. At its widest place it holds this many of the hidden
 # size (the residual stream, its norm, queries to values) and this many of the widest Linear's size.
-NARROW, WIDE: Final = 6, 3
+NARROW: Final = 6
+WIDE: Final = 3
 _FLOAT: Final = 4
 _DOUBLE: Final = 8
 

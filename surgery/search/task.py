@@ -70,7 +70,7 @@ def load_task(path: str | Path, plugins: Iterable[str | Path] = (), *, trust: bo
     sampler_params = sampler and setup.params(sampler.params, settings.sampler, {}, "sampler")
     params = evaluator and setup.params(evaluator.params, settings.evaluator, {}, "evaluator")
     held_out = None
-    if evaluator and params and settings.held_out is not None:
+    if evaluator and settings.held_out is not None:
         held_out = setup.params(evaluator.params, settings.evaluator, settings.held_out, "evaluator")
     if evaluator is not None and evaluator.executes and not trust:
         what = f"`{evaluator.name}` runs code that the recipe names; if you trust it, pass --trust"

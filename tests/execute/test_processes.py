@@ -146,7 +146,8 @@ def test_two_processes_write_what_one_writes(pair):
     for name in OUTPUTS:
         assert pair.data(f"pair-{name}") == pair.data(f"one-{name}")
         manifests = [
-            (pair.folder / f"{kind}-{name}" / "surgery.json").read_text() for kind in ("pair", "one")
+            (pair.folder / f"{kind}-{name}" / "surgery.json").read_text().replace(f"./{kind}-", "./out-")
+            for kind in ("pair", "one")
         ]
         assert manifests[0] == manifests[1]
 

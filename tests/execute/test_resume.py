@@ -188,8 +188,10 @@ def test_another_layout_of_shards_keeps_nothing(stopped):
     assert stopped.run(**top) == 0
     assert len(stopped.shop.data()) == 3
     assert sorted(p.name for p in (stopped.shop.folder / "out").iterdir()) == [
+        "README.md",
         *sorted(stopped.shop.data()),
         "model.safetensors.index.json",
+        "report.json",
         "surgery.json",
     ]
 
@@ -200,7 +202,9 @@ def test_what_other_programs_left_in_the_partial_folder_is_not_published(stopped
     (stopped.partial / ".surgery" / "journal.new").write_text("torn")
     stopped.run()
     assert sorted(path.name for path in (stopped.shop.folder / "out").iterdir()) == [
+        "README.md",
         "model.safetensors",
+        "report.json",
         "surgery.json",
     ]
 

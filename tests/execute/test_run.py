@@ -143,7 +143,10 @@ def test_an_output_is_described_beside_its_weights(two):
     assert config == {"torch_dtype": "bfloat16", "model_type": "x"}
     manifest = json.loads((folder / "surgery.json").read_text())
     assert manifest["seed"] == 5
-    assert manifest["models"] == {"a": "a"}
+    size = (two.folder / "a" / "model.safetensors").stat().st_size
+    model = manifest["models"]["a"]
+    assert model["source"] == "./a"
+    assert model["files"]["model.safetensors"]["bytes"] == size
     assert manifest["steps"] == {"m": {"op": "toy.scale", "version": 1}}
     assert manifest["files"]["tokenizer.json"] == xxhash.xxh3_128_hexdigest(b"{}")
     piece = xxhash.xxh3_128_digest(two.read()["ids"].numpy().tobytes())

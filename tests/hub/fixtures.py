@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +43,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(client, "FIRST_WAIT", 0.01)
+        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
         with warnings.catch_warnings():
             # the client uploads files in a way that its own HTTP library has deprecated
             warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)

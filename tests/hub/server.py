@@ -55,6 +55,7 @@ class Switch:
     times: int
     status: int = 0  # answer this instead
     headers: dict[str, str] = field(default_factory=dict)
+    late: bool = False  # do what is asked first
     after: int = -1  # or break off after so many bytes of the body
 
 
@@ -84,10 +85,12 @@ class LoopbackHub(Hub):
                 server.server_close()
                 thread.join()
 
-    def fail(self, status: int, match: str = "", times: int = 1, **headers: str) -> None:
-        """Answer the next requests that match with a status; `Retry_After="1"` becomes a header."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._switches.append(Switch(re.compile(match), times, status, named))
+    def fail(self, status: int, match: str = "", times: int = 1, late: bool = False, **headers: str) -> None:
+        """Answer the next requests that match with a status; `Retry_After="1"` becomes a header.
+
+        late  do what is asked and only answer so, as when an answer is lost between servers
+        """
+        self._switches.append(Switch(re.compile(match), times, status, headers, late))
 
     def cut(self, after: int, match: str = "", times: int = 1) -> None:
         """Break the connections of the next requests that match, after so many bytes of what is carried."""
@@ -149,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.switch = self.hub.switched(self.seen)
         self._read = False
         try:
-            if self.switch is not None and self.switch.status:
+            if self.switch is not None and self.switch.status and not self.switch.late:
                 raise Refusal(self.switch.status, **self.switch.headers)
             self._routed(url.path)
         except Refusal as refusal:
@@ -169,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
         raise Refusal(404, message=f"no such route: {self.command} {path}")
 
     def reply(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        if self.switch is not None and self.switch.late:
+            status = self.switch.status
         self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
 
     def send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:

@@ -182,3 +182,12 @@ def test_other_tensors_are_viewed_but_not_computed_with() -> None:
         str(unknown.value)
         == f"dtype `F6_E2M3`: torch {torch.__version__} has no such dtype; copy its bytes instead"
     )
+
+
+def test_masks_are_0_and_1_in_memory_and_truth_values_in_files():
+    stored = torch.empty(3, dtype=torch.uint8)
+    assert encode(torch.tensor([1.0, 0.0, 1.0]), "BOOL", stored) is None
+    assert stored.tolist() == [1, 0, 1]
+    out = torch.empty(3)
+    decode(stored, "BOOL", out)
+    assert out.tolist() == [1, 0, 1]

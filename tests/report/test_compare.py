@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surgery.checkpoint.memory import MemoryCheckpoint
+from surgery.plan.virtual import from_checkpoint
 from surgery.report import compare as module
 from surgery.report.compare import Difference, Numbers, compare, totals
-from surgery.plan.virtual import from_checkpoint
 from surgery.tensors import TensorSpec
 
 

@@ -60,10 +60,10 @@ class Blocks(Codec):
         codes = torch.stack((data >> 4, data & 15), dim=-1).flatten()[tile.left % 2 :][
             : tile.right - tile.left
         ]
-        values = stretch(source, self.map, 0, 16)[codes.long()]
+        values = stretch(source, self.map, 0, 16).take(codes.long())  # 4 times as fast as map[codes]
         begin = tile.left // self.block
         absmax = self._absmax(source, begin, -(-tile.right // self.block) - begin)
-        values *= absmax[torch.arange(tile.left, tile.right) // self.block - begin]
+        values *= absmax.repeat_interleave(self.block)[tile.left - begin * self.block :][: len(values)]
         return values.view(tile.shape)
 
     def _absmax(self, source: Checkpoint, begin: int, count: int) -> torch.Tensor:
@@ -75,6 +75,6 @@ class Blocks(Codec):
         first = begin // self.nested.block
         last = -(-(begin + count) // self.nested.block)
         scales = stretch(source, self.nested.absmax, first, last - first)
-        values = stretch(source, self.nested.map, 0, 256)[stored.long()]
+        values = stretch(source, self.nested.map, 0, 256).take(stored.long())
         values *= scales[torch.arange(begin, begin + count) // self.nested.block - first]
         return values.add_(self.nested.offset)

@@ -47,7 +47,7 @@ class DecodedCheckpoint(Checkpoint):
         out, item = buffer.cast("B"), nbytes(1, codec.spec.dtype)
         at = start // item * item  # the byte at which the next tile begins
         for tile in tiles(at // item, -(-stop // item), codec.columns):
-            data = memoryview(codec.decode(self._stored, tile).contiguous().numpy()).cast("B")
+            data = codec.decode(self._stored, tile).contiguous().numpy().data.cast("B")
             low, high = max(start - at, 0), min(stop - at, data.nbytes)
             out[at + low - start : at + high - start] = data[low:high]
             at += data.nbytes

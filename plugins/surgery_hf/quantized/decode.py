@@ -27,8 +27,8 @@ def decoded(checkpoint: Checkpoint) -> Checkpoint:
 
     Raises CheckpointError with everything that headers and descriptions show to be wrong.
     """
-    settings = next((found for key in SETTINGS if (found := checkpoint.config.get(key)) is not None), {})
-    claims = Claims(checkpoint, settings if isinstance(settings, dict) else {})
+    told = [found for key in SETTINGS if (found := checkpoint.config.get(key)) is not None]
+    claims = Claims(checkpoint, told[0] if told and isinstance(told[0], dict) else {})
     method = _method(claims)
     if method in METHODS:
         METHODS[method](claims)

@@ -57,7 +57,9 @@ def check_against_peft(folder: Path, exact: bool = False, **said: Any) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(torch.rand_like(parameter) + 0.5 if "magnitude" in name else torch.randn_like(parameter))
+                parameter.copy_(
+                    torch.rand_like(parameter) + 0.5 if "magnitude" in name else torch.randn_like(parameter)
+                )
     model.save_pretrained(folder / "adapter")
     expected = model.merge_and_unload().state_dict()
     found = fold(folder / "adapter", open_checkpoint("base.safetensors", folder))
@@ -95,7 +97,9 @@ def check_against_peft(folder: Path, exact: bool = False, **said: Any) -> None:
         {"target_modules": ["q_proj", "v_proj"], "bias": "lora_only"},
         {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"},
     ],
-    ids=lambda said: "-".join(key for key in said if key != "target_modules") or "-".join(said["target_modules"]),
+    ids=lambda said: (
+        "-".join(key for key in said if key != "target_modules") or "-".join(said["target_modules"])
+    ),
 )
 def test_the_fold_is_pefts(tmp_path: Path, said: dict[str, Any]):
     check_against_peft(tmp_path, **said)
@@ -139,7 +143,9 @@ def test_the_zoos_adapter_folds_as_peft_folds_it():
     for name in found.tensors:
         weight = expected[name]
         # rank 8 and a scale of two: 2 ulp of the largest weight
-        torch.testing.assert_close(read(found, name).float(), weight, rtol=0, atol=3e-7 * float(weight.abs().max()))
+        torch.testing.assert_close(
+            read(found, name).float(), weight, rtol=0, atol=3e-7 * float(weight.abs().max())
+        )
 
 
 ROWS = '''
@@ -158,11 +164,15 @@ def shop(tmp_path: Path) -> Callable[..., Path]:
     torch.manual_seed(3)
     (tmp_path / "base").mkdir()
     tensors = {f"model.layers.{i}.mlp.up_proj.weight": torch.randn(40, 24).bfloat16() for i in range(2)}
-    save_file({**tensors, "model.norm.weight": torch.ones(24).bfloat16()}, tmp_path / "base" / "model.safetensors")
+    save_file(
+        {**tensors, "model.norm.weight": torch.ones(24).bfloat16()}, tmp_path / "base" / "model.safetensors"
+    )
     config = {"model_type": "llama", "num_hidden_layers": 2, "dtype": "bfloat16"}
     (tmp_path / "base" / "config.json").write_text(json.dumps(config))
     (tmp_path / "lora").mkdir()
-    factors = {f"base_model.model.model.layers.{i}.mlp.up_proj.lora_A.weight": torch.randn(4, 24) for i in range(2)}
+    factors = {
+        f"base_model.model.model.layers.{i}.mlp.up_proj.lora_A.weight": torch.randn(4, 24) for i in range(2)
+    }
     factors |= {name.replace("lora_A", "lora_B"): torch.randn(40, 4) * 1e-3 for name in list(factors)}
     save_file(factors, tmp_path / "lora" / "adapter_model.safetensors")
     said = {"peft_type": "LORA", "r": 4, "lora_alpha": 4}
@@ -173,7 +183,9 @@ def shop(tmp_path: Path) -> Callable[..., Path]:
     def run(models: dict[str, Any], steps: dict[str, Any], output: dict[str, Any]) -> Path:
         recipe = {"surgery": 1, "models": models, "steps": steps, "output": {"to": "./out", **output}}
         (tmp_path / "r.yaml").write_text(json.dumps(recipe))
-        surgery.load(tmp_path / "r.yaml", plugins=[tmp_path / "own.py"]).resolve(force=True).run(surgery.RunOptions(device="cpu", force=True))
+        surgery.load(tmp_path / "r.yaml", plugins=[tmp_path / "own.py"]).resolve(force=True).run(
+            surgery.RunOptions(device="cpu", force=True)
+        )
         return tmp_path / "out"
 
     return run
@@ -197,6 +209,14 @@ def test_a_folded_model_is_written_in_its_bases_dtype_rounded_once(shop, tmp_pat
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+def test_paths_may_be_relative_to_where_the_command_is_run(
+    shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shop({"tuned": TUNED}, {}, {"model": "tuned"})
+    monkeypatch.chdir(tmp_path)
+    assert len(surgery.state_dict("r.yaml")) == 3
+
+
 def test_ops_see_the_fold_before_it_is_rounded(shop, tmp_path: Path):
     steps = {
         "moved": {"op": "merge.task_arithmetic", "base": "base", "models": {"tuned": 1}, "lambda": 1000.0},
@@ -217,7 +237,9 @@ def test_ops_see_the_fold_before_it_is_rounded(shop, tmp_path: Path):
         ({"op": "own.lower"}, "lower", slice(10, 40)),
     ],
 )
-def test_layers_and_rows_of_a_fold_are_taken_like_any_others(shop, tmp_path: Path, dtype: str, op, name, rows):
+def test_layers_and_rows_of_a_fold_are_taken_like_any_others(
+    shop, tmp_path: Path, dtype: str, op, name, rows
+):
     folder = shop({"tuned": TUNED}, {"cut": {**op, "model": "tuned"}}, {"model": "cut", "dtype": dtype})
     W, delta = exact(tmp_path)
     out = load_file(folder / "model.safetensors")[name]
@@ -244,7 +266,9 @@ def test_what_is_wrong_with_an_adapter_is_told_with_its_place_in_the_recipe(shop
     where = "r.yaml:1:68: models.tuned.adapter: "
     told = "there is no such file or folder; known: `base`, `lora`, `own.py`, `r.yaml`"
     assert findings(shop, "./nowhere", tmp_path) == [f"{where}./nowhere: {told}"]
-    assert findings(shop, "./base", tmp_path) == [f"{where}./base: is no adapter in a known format; known: peft"]
+    assert findings(shop, "./base", tmp_path) == [
+        f"{where}./base: is no adapter in a known format; known: peft"
+    ]
     shutil.copytree(tmp_path / "lora", tmp_path / "other")
     (tmp_path / "other" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 0, "lora_alpha": 0}')
     lines = findings(shop, "./other", tmp_path)

@@ -38,11 +38,18 @@ def test_the_scaled_product_is_added(adapter: Write):
 def test_a_transposed_weight_gets_the_transposed_product(adapter: Write):
     factors = pair("q", torch.tensor([[3.0, 4.0, 5.0]]), torch.tensor([[1.0], [2.0]]))
     base = MemoryCheckpoint({"q.weight": torch.zeros(3, 2)})
-    assert read(fold(adapter(factors, fan_in_fan_out=True), base), "q.weight").tolist() == [[6, 12], [8, 16], [10, 20]]
+    assert read(fold(adapter(factors, fan_in_fan_out=True), base), "q.weight").tolist() == [
+        [6, 12],
+        [8, 16],
+        [10, 20],
+    ]
 
 
 def test_an_embedding_gets_the_transposed_product_and_the_table_beside_it_goes_first(adapter: Write):
-    factors = {"e.lora_embedding_A": torch.tensor([[1.0, 2, 3]]), "e.lora_embedding_B": torch.tensor([[10.0], [20]])}
+    factors = {
+        "e.lora_embedding_A": torch.tensor([[1.0, 2, 3]]),
+        "e.lora_embedding_B": torch.tensor([[10.0], [20]]),
+    }
     base = MemoryCheckpoint({"e.weight": torch.zeros(3, 2)})
     assert read(fold(adapter(factors), base), "e.weight").tolist() == [[20, 40], [40, 80], [60, 120]]
     beside = {**factors, "e.base_layer.weight": torch.ones(3, 2)}
@@ -157,7 +164,9 @@ def test_many_threads_read_the_same_bytes(adapter: Write, monkeypatch: pytest.Mo
     assert all(torch.equal(tensor, expected) for tensor in found)
 
 
-def test_the_factors_of_the_last_tensors_are_kept_within_bounds(adapter: Write, monkeypatch: pytest.MonkeyPatch):
+def test_the_factors_of_the_last_tensors_are_kept_within_bounds(
+    adapter: Write, monkeypatch: pytest.MonkeyPatch
+):
     tensors = {k: v for n in "abc" for k, v in pair(n, filled(1, 100), filled(4, 1)).items()}
     checkpoint = fold(adapter(tensors), MemoryCheckpoint({f"{n}.weight": filled(4, 100) for n in "abc"}))
     assert isinstance(checkpoint, folded.FoldedCheckpoint)

@@ -12,7 +12,9 @@ from surgery_hf.peft_config import read_lora_config
 
 
 def config(folder: Path, **said: Any) -> Any:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **said}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **said})
+    )
     return read_lora_config(folder)
 
 
@@ -29,7 +31,9 @@ def test_the_scale_is_alpha_over_the_rank_or_over_its_root(tmp_path):
 
 
 def test_patterns_are_about_the_end_of_a_modules_name_and_the_first_wins(tmp_path):
-    found = config(tmp_path, rank_pattern={"q_proj": 2, "l.0.q_proj": 16}, alpha_pattern={r"l\.\d+\.v_proj": 1})
+    found = config(
+        tmp_path, rank_pattern={"q_proj": 2, "l.0.q_proj": 16}, alpha_pattern={r"l\.\d+\.v_proj": 1}
+    )
     ranks = [found.rank_of(module) for module in ("m.l.0.q_proj", "q_proj", "m.xq_proj", "q_proj.up")]
     assert ranks == [2, 2, 4, 4]
     assert [found.scale_of(module) for module in ("m.l.7.v_proj", "m.l.x.v_proj")] == [0.25, 2]
@@ -47,7 +51,9 @@ def test_other_kinds_of_adapters_are_refused_by_name(tmp_path, kind):
     ]
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new", 1, [1]])
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "new", 1, [1]]
+)
 def test_starts_that_change_the_base_are_refused(tmp_path, start):
     assert refused(tmp_path, init_lora_weights=start) == [
         f"`init_lora_weights`: `{start}` changes the base before training, so that this is no change of the base as "
@@ -61,7 +67,12 @@ def test_starts_that_leave_the_base_alone_are_accepted(tmp_path, start):
 
 
 def test_everything_that_cannot_be_folded_is_told_at_once(tmp_path):
-    said = {"trainable_token_indices": [3], "use_qalora": True, "surprise": {"a": 1}, "layer_replication": [[0, 2]]}
+    said = {
+        "trainable_token_indices": [3],
+        "use_qalora": True,
+        "surprise": {"a": 1},
+        "layer_replication": [[0, 2]],
+    }
     assert refused(tmp_path, **said, init_lora_weights="pissa", lora_alpha=0)[:4] == [
         "`trainable_token_indices`: single rows of the embedding are not folded; merge it with peft",
         "`use_qalora`: pools the inputs, which is not folded; merge it with peft",
@@ -100,5 +111,7 @@ def test_a_config_that_is_no_json_is_damaged(tmp_path):
     with pytest.raises(CheckpointError, match="is not valid JSON"):
         read_lora_config(tmp_path)
     (tmp_path / "adapter_config.json").write_bytes(b" " * 10_000_001)
-    with pytest.raises(CheckpointError, match="has 10000001 bytes, at most 10000000 are read; it is no config"):
+    with pytest.raises(
+        CheckpointError, match="has 10000001 bytes, at most 10000000 are read; it is no config"
+    ):
         read_lora_config(tmp_path)

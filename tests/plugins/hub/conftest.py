@@ -44,6 +44,8 @@ def recipe(parents: Path) -> Callable[..., surgery.LoadedRecipe]:
             "steps": {"half": {"op": "merge.linear", "models": {"base": 0.5, "code": 0.5}}},
             "output": {"model": "half", "to": to, **changes.pop("output", {})},
         }
+        if "outputs" in changes:
+            del document["output"]
         return surgery.loads(yaml.safe_dump(document | changes, sort_keys=False), folder=parents)
 
     return load

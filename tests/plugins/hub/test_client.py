@@ -12,8 +12,7 @@ from surgery_hub.open import open_hub
 
 def refusal(text: str) -> str:
     with pytest.raises(CheckpointError) as error:
-        listing = list_files(source_address(text))
-        listing.download("missing.json")
+        list_files(source_address(text)).download("missing.json")
     return str(error.value)
 
 

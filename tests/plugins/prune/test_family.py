@@ -10,7 +10,7 @@ import surgery_prune
 
 def test_the_hook_returns_every_op():
     names = [op.name for op in surgery_prune.surgery_register_ops()]
-    assert names == ["prune.apply_mask", "prune.magnitude", "prune.mask"]
+    assert names == ["prune.apply_mask", "prune.magnitude", "prune.mask", "prune.wanda"]
 
 
 def test_every_parameter_is_described():

@@ -1,0 +1,42 @@
+"""A change of a matrix as a product of two thin ones: ΔW ≈ B·A with B = U_r·Σ_r^½ and A = Σ_r^½·V_rᵀ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from surgery.math.ranks import EXACT_UP_TO, exact_bytes, randomized_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def factors(delta: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
+    """Return A [rank, in] and B [out, rank] in float32, whose product is the nearest to `delta` [out, in] of its rank.
+
+    Decomposed in float64, up to 1,024 rows or columns exactly, beyond by the randomized method, whose test matrix
+    depends on `name` and the shape alone. The root of the singular values goes to both sides, so that neither
+    overflows where the other underflows. A change of zero gives zeros.
+    """
+    import torch
+
+    from surgery.math.svd import sketch_draws, svd_exact, svd_randomized
+
+    shape = (delta.shape[0], delta.shape[1])
+    if _exact(shape):
+        U, S, Vh = svd_exact(delta)
+    else:
+        U, S, Vh = svd_randomized(delta, rank, sketch_draws(name, shape, rank, delta.device))
+    root = S[:rank].sqrt()
+    A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
+    return A.to(torch.float32), B.to(torch.float32)
+
+
+def factor_bytes(shape: tuple[int, int], rank: int) -> int:
+    """Return the temporaries of `factors` in bytes: the change, its decomposition, both factors in two precisions."""
+    rows, columns = shape
+    found = exact_bytes(shape) if _exact(shape) else randomized_bytes(shape, rank)
+    return 8 * rows * columns + found + 12 * rank * (rows + columns)
+
+
+def _exact(shape: tuple[int, int]) -> bool:
+    return min(shape) <= EXACT_UP_TO

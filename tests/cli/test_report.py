@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def out(surgery, work):
+    assert surgery("run", "mix.yaml").exit_code == 0
+    return work / "out"
+
+
+def test_a_page_is_written_beside_the_weights(surgery, out):
+    result = surgery("report", "out")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "wrote out/report.html\n", "")
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert surgery("report", "out").exit_code == 0  # it is made anew
+    assert surgery("verify", "out").exit_code == 0
+
+
+def test_it_can_be_written_elsewhere(surgery, out, work):
+    assert surgery("report", "out", "--out", "page.html").stdout == "wrote page.html\n"
+    result = surgery("report", "out", "--out", "page.html")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: page.html: exists; choose another name or pass --force\n",
+    )
+    assert surgery("report", "out", "--out", "page.html", "--force").exit_code == 0
+    assert not (out / "report.html").exists()
+
+
+def test_models_that_moved_can_be_given(surgery, out, work):
+    (work / "base").rename(work / "moved")
+    surgery("report", "out")
+    assert "have not changed" not in (out / "report.html").read_text()
+    assert surgery("report", "out", "--models", "base=moved").exit_code == 0
+    assert "0 of 21 tensors have not changed" in (out / "report.html").read_text()
+
+
+def test_what_is_no_output_is_2(surgery, work):
+    result = surgery("report", "base")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: base: has no surgery.json")
+
+
+def test_a_name_without_a_path_is_a_usage_error(surgery, out):
+    result = surgery("report", "out", "--models", "base")
+    assert result.exit_code == 2
+    assert (
+        "`base` is not NAME=PATH; write the model's name in the recipe and where it is now" in result.stderr
+    )

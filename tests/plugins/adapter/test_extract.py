@@ -1,0 +1,136 @@
+"""adapter.extract by itself, then against peft: what it writes is what peft reads."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import surgery
+from surgery.errors import OpError, PlanError
+from surgery.tensors import Role
+from surgery.testing import run_emitting_op
+from surgery_adapter.extract import extract
+
+ZOO = Path(__file__).parents[3] / "recipes" / "zoo"
+PREFIX = "base_model.model."
+Q = Role("attention.q", 0)
+
+
+def extracted(name: str, role: Role, change: torch.Tensor, **params: Any) -> dict[str, torch.Tensor]:
+    base = torch.full_like(change, 0.5)
+    made = run_emitting_op(extract, params, [base + change], base, name=name, role=role)
+    return {key.removeprefix(PREFIX): value for key, value in made.items()}
+
+
+def test_a_change_of_rank_one_is_its_factors():
+    made = extracted("m.q.weight", Q, torch.tensor([[6.0, 8.0], [12.0, 16.0]]), rank=1)
+    assert {key: tuple(value.shape) for key, value in made.items()} == {
+        "m.q.lora_A.weight": (1, 2),
+        "m.q.lora_B.weight": (2, 1),
+    }
+    product = made["m.q.lora_B.weight"] @ made["m.q.lora_A.weight"]
+    torch.testing.assert_close(product, torch.tensor([[6.0, 8.0], [12.0, 16.0]]))
+
+
+def test_embeddings_and_weights_in_out_are_factored_transposed():
+    change = torch.tensor([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]])
+    made = extracted("m.e.weight", Role("embed"), change, rank=1, targets="all")
+    assert made["m.e.lora_embedding_A"].shape == (1, 3)
+    torch.testing.assert_close((made["m.e.lora_embedding_B"] @ made["m.e.lora_embedding_A"]).T, change)
+    made = extracted("m.q.weight", Q, change, rank=1, fan_in_fan_out=True)
+    torch.testing.assert_close((made["m.q.lora_B.weight"] @ made["m.q.lora_A.weight"]).T, change)
+
+
+def test_what_has_no_factors_is_the_fine_tunes_own():
+    change = torch.tensor([1.0, 2.0])
+    norm = extracted("m.norm.weight", Role("norm.final"), change, save="rest")
+    assert norm["m.norm.weight"].tolist() == [1.5, 2.5]
+    assert list(extracted("m.q.bias", Q, change, save="rest")) == ["m.q.base_layer.bias"]
+
+
+def test_factors_are_rounded_once_to_their_dtype():
+    change = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    full = extracted("m.q.weight", Q, change, rank=5)
+    half = extracted("m.q.weight", Q, change, rank=5, dtype="bfloat16")
+    assert all(torch.equal(half[key], full[key].bfloat16()) for key in full)
+
+
+def test_a_tensor_that_is_no_modules_own_cannot_be_saved():
+    with pytest.raises(
+        OpError, match="peft saves weights and biases of modules only; leave it out with `where:`"
+    ):
+        extracted("m.A_log", Role("other", 0), torch.ones(2), save="rest")
+
+
+def run(folder: Path, step: dict[str, Any], model: str = "math") -> Path:
+    recipe = {
+        "surgery": 1,
+        "models": {"base": str(ZOO / "base"), "tuned": str(ZOO / model)},
+        "steps": {"lora": {"op": "adapter.extract", "base": "base", "model": "tuned", **step}},
+        "output": {"model": "lora", "to": str(folder / "lora")},
+    }
+    loaded = surgery.loads(json.dumps(recipe), folder=folder)
+    loaded.resolve(force=True).run(surgery.RunOptions(device="cpu", force=True))
+    return folder / "lora"
+
+
+def merged_by_peft(adapter: Path) -> dict[str, torch.Tensor]:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+
+
+def stored(name: str) -> dict[str, torch.Tensor]:
+    return {key: value.float() for key, value in load_file(ZOO / name / "model.safetensors").items()}
+
+
+def test_peft_rebuilds_the_fine_tune_from_factors_of_full_rank_and_the_rest(tmp_path: Path):
+    adapter = run(tmp_path, {"rank": 4096, "save": "rest"})
+    assert {file.name for file in adapter.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    found = merged_by_peft(adapter)
+    for name, weight in stored("math").items():
+        # factors of float32: 2⁻²³ of the change in norm, and peft's own sums of up to 128 products
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=4e-6 * float(weight.abs().max()))
+
+
+def test_peft_rebuilds_the_nearest_change_of_the_rank(tmp_path: Path):
+    found = merged_by_peft(run(tmp_path, {"rank": 4}))
+    base, math = stored("base"), stored("math")
+    for name in ("model.layers.1.mlp.down_proj.weight", "model.layers.0.self_attn.q_proj.weight"):
+        squares = torch.linalg.svdvals((math[name] - base[name]).double()).square()
+        error = (found[name] - math[name]).double().norm()
+        assert float(error) == pytest.approx(float(squares[4:].sum().sqrt()), rel=1e-4)
+    assert torch.equal(found["model.norm.weight"], base["model.norm.weight"])
+
+
+def test_our_own_fold_reads_it_back(tmp_path: Path):
+    run(tmp_path, {"rank": 6, "dtype": "bfloat16", "save": "rest", "targets": "all"})
+    text = {
+        "surgery": 1,
+        "models": {"back": {"source": str(ZOO / "base"), "adapter": "./lora"}},
+        "output": {"model": "back", "dtype": "float32"},
+    }
+    folded = surgery.state_dict(surgery.loads(json.dumps(text), folder=tmp_path))
+    expected = merged_by_peft(tmp_path / "lora")
+    for name in folded:
+        torch.testing.assert_close(
+            folded[name], expected[name], rtol=0, atol=1e-6 * float(expected[name].abs().max())
+        )
+
+
+def test_an_adapter_that_peft_cannot_load_is_refused_with_its_place(tmp_path: Path):
+    with pytest.raises(PlanError) as caught:
+        run(tmp_path, {"where": "norm"})
+    assert str(caught.value).endswith(
+        "steps.lora: gives factors to nothing: no matrix is left; see `targets` and `where`"
+    )
