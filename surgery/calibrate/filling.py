@@ -64,7 +64,9 @@ class Filling:
 
     def _filler(self, targets: list[str]) -> Any:
         def fill(module: object, args: object) -> None:
-            self._fill([target for target in targets if self._skeleton.parameter(target).is_meta])
+            missing = [target for target in targets if self._skeleton.parameter(target).is_meta]
+            if missing:  # workers find everything there: the first sample is run before they are
+                self._fill(missing)
 
         return fill
 

@@ -17,7 +17,7 @@ from surgery.tensors import human_bytes
 if TYPE_CHECKING:
     from surgery.api import LoadedRecipe
     from surgery.plan.model import Plan
-    from surgery.plan.summary import Summary
+    from surgery.plan.summary import CalibrationSummary, Summary
 
 
 @click.command("plan")
@@ -161,7 +161,16 @@ def _totals(summary: Summary) -> None:
                 f"of {human_bytes(summary.budget)} allowed",
             ),
             ("time", f"{duration(summary.seconds)}, an estimate: the bytes moved at 1 GB/s"),
+            *(("calibration", _calibration(text)) for text in summary.calibrations),
         ]
+    )
+
+
+def _calibration(text: CalibrationSummary) -> str:
+    """Say what runs before the first tensor is written; it takes longer than the estimate of the time."""
+    return (
+        f"{text.step} runs its model on {text.samples} × {text.length} tokens first, a block of at most "
+        f"{human_bytes(text.block)} at a time; {human_bytes(text.disk)} of disk meanwhile"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from surgery.execute.arena import Arena
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.evaluate import Evaluator, Held, compute_dtype, draw_key
@@ -181,7 +182,9 @@ class Needs:
         base = None if node.base is None else self._whole(work, node.base, dtype)
         work.begin()
         statistics = self.held.statistics(node)
-        return EngineChunk(node.signature, models, base, 0, work.arena, draw_key(node), statistics)
+        # buffers of its own: the result may be `x.out` and is held, and whole tensors would make the worker's arena grow
+        arena = Arena(work.place.device)
+        return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics)
 
     def _tensor(self, work: Evaluator, node: Apply) -> None:
         if node.spec.numel == 0:

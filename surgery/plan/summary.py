@@ -20,6 +20,30 @@ from surgery.tensors import TensorSpec
 ASSUMED_RATE: Final = 1_000_000_000
 
 
+class TextCosts(Protocol):
+    """What a schedule knows of running a step's input model on calibration text."""
+
+    @property
+    def step(self) -> str:
+        """The step whose op looks at activations."""
+
+    @property
+    def samples(self) -> int:
+        """Stretches of text."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of each."""
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the largest part of the model, which is there at a time."""
+
+    @property
+    def disk(self) -> int:
+        """Bytes of disk that are taken meanwhile."""
+
+
 class Costs(Protocol):
     """What a schedule knows; here as a protocol, because plans come before schedules."""
 
@@ -46,6 +70,10 @@ class Costs(Protocol):
     @property
     def workers(self) -> int:
         """Threads that compute."""
+
+    @property
+    def calibrations(self) -> Sequence[TextCosts]:
+        """What is run on text first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +116,17 @@ class OutputSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationSummary:
+    """A step whose input model is run on text: samples and their tokens, bytes of a block and of disk meanwhile."""
+
+    step: str
+    samples: int
+    length: int
+    block: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A plan in numbers. Bytes, and seconds for `seconds`, which is an estimate from the bytes moved alone."""
 
@@ -100,6 +139,7 @@ class Summary:
     budget: int
     workers: int
     warnings: tuple[Finding, ...]
+    calibrations: tuple[CalibrationSummary, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -128,6 +168,10 @@ def summarize(plan: Plan, costs: Costs, warnings: Iterable[Finding] = ()) -> Sum
         budget=costs.budget,
         workers=costs.workers,
         warnings=(*plan.warnings, *warnings),
+        calibrations=tuple(
+            CalibrationSummary(text.step, text.samples, text.length, text.weights, text.disk)
+            for text in costs.calibrations
+        ),
     )
 
 

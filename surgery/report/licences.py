@@ -34,11 +34,16 @@ class Licence:
 
 
 def licence_of(checkpoint: Checkpoint) -> Licence | None:
-    """Return the licence that the README.md beside a model's weights states; None if nothing says."""
-    folders = {file.parent for file in files_of(checkpoint)}
-    if len(folders) != 1:
-        return None
-    stated = front_matter(folders.pop() / "README.md")
+    """Return the licence that the README.md beside a model's weights states; None if nothing says.
+
+    A model with an adapter folded in has the licence that both state.
+    """
+    found = {_stated(folder) for folder in {file.parent for file in files_of(checkpoint)}}
+    return found.pop() if len(found) == 1 else None
+
+
+def _stated(folder: Path) -> Licence | None:
+    stated = front_matter(folder / "README.md")
     values = [stated.get(key) for key in _KEYS]
     identifier, name, link = (value.strip() if isinstance(value, str) else "" for value in values)
     return Licence(identifier, name, link) if identifier else None

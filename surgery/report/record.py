@@ -47,7 +47,7 @@ def leave(host: Host, plan: Plan, report: Report, output: Output, folder: Path) 
 
 def record(host: Host, plan: Plan, report: Report, output: Output) -> dict[str, Any]:
     """Return what is written to report.json."""
-    names = {id(checkpoint): name for name, checkpoint in reversed(plan.checkpoints.items())}
+    names = {id(checkpoint): name for name, checkpoint in reversed(list(plan.checkpoints.items()))}
     return {
         "format": FORMAT,
         "output": output.name,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from surgery.checkpoint.layout import ShardLayout, lay_out
 from surgery.errors import ResourceError
+from surgery.plan.calibration import calibrations_of
 from surgery.plan.model import Output, Plan
 from surgery.plan.nodes import Apply, Emitted, Member, Node, walk
+from surgery.schedule.calibrations import CalibrationCost, cost_of
 from surgery.schedule.jobs import CHUNK, LARGE_CHUNK, Job, held_bytes, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.tensors import human_bytes
@@ -22,8 +23,9 @@ PER_TENSOR = 3_000  # bytes of plan, layout and journal for one output tensor, m
 class Schedule:
     """What to run, in order.
 
-    room  bytes that the jobs in flight may hold together
-    peak  bytes of memory that the run takes at worst, above interpreter and torch
+    room          bytes that the jobs in flight may hold together
+    peak          bytes of memory that the run takes at worst, above interpreter and torch
+    calibrations  what is run on text before the jobs, in order
     """
 
     plan: Plan
@@ -33,6 +35,7 @@ class Schedule:
     budget: int
     room: int
     peak: int
+    calibrations: tuple[CalibrationCost, ...] = ()
 
     @property
     def reads(self) -> int:
@@ -50,13 +53,15 @@ def order(plan: Plan, options: RunOptions) -> Schedule:
     budget = options.budget()
     layouts = tuple(_layout(output) for output in plan.outputs)
     fixed = RESERVE + PER_TENSOR * sum(len(output.tensors) for output in plan.outputs) + _legacy(plan)
+    nodes = [tensor.node for output in plan.outputs for tensor in output.tensors]
+    texts = tuple(cost_of(calibration) for calibration in calibrations_of(nodes))
     if options.chunk is None:
-        large = _fit(make_jobs(plan.outputs, LARGE_CHUNK), fixed, budget // 2, options.workers())
+        large = _fit(make_jobs(plan.outputs, LARGE_CHUNK), texts, fixed, budget // 2, options.workers())
         if large.workers == options.workers() and large.needed <= budget // 2:
-            return Schedule(plan, layouts, large.jobs, large.workers, budget, *large.within(budget))
-    fit = _fit(make_jobs(plan.outputs, options.chunk or CHUNK), fixed, budget, options.workers())
-    _check(fit.jobs, fit.needed, budget)
-    return Schedule(plan, layouts, fit.jobs, fit.workers, budget, *fit.within(budget))
+            return Schedule(plan, layouts, large.jobs, large.workers, budget, *large.within(budget), texts)
+    fit = _fit(make_jobs(plan.outputs, options.chunk or CHUNK), texts, fixed, budget, options.workers())
+    _check(fit, budget)
+    return Schedule(plan, layouts, fit.jobs, fit.workers, budget, *fit.within(budget), texts)
 
 
 def _layout(output: Output) -> ShardLayout:
@@ -68,6 +73,7 @@ class _Fit:
     """Jobs in a budget: `needed` for one worker and the largest job, `buffers` of all workers, the largest helds."""
 
     jobs: tuple[Job, ...]
+    texts: tuple[CalibrationCost, ...]
     workers: int
     fixed: int
     needed: int
@@ -80,14 +86,17 @@ class _Fit:
         return room, self.fixed + self.buffers + min(self.held, room)
 
 
-def _fit(jobs: list[Job], fixed: int, budget: int, wanted: int) -> _Fit:
-    """Return how many workers fit: the largest job must fit beside all workers' buffers."""
+def _fit(
+    jobs: list[Job], texts: tuple[CalibrationCost, ...], fixed: int, budget: int, wanted: int
+) -> _Fit:
+    """Return how many workers fit: the largest job must fit beside all workers' buffers, and so must a calibration."""
     fixed += max((job.gathered for job in jobs), default=0)
-    widest = max((job.working for job in jobs), default=0)
-    longest = max((job.held for job in jobs), default=0)
+    widest = max([*(job.working for job in jobs), *(text.working for text in texts)], default=0)
+    longest = max([*(job.held for job in jobs), *(text.least for text in texts)], default=0)
     workers = max(1, min(wanted, (budget - fixed - longest) // max(widest, 1)))
     held = sum(sorted((job.held for job in jobs), reverse=True)[:workers])
-    return _Fit(tuple(jobs), workers, fixed, fixed + widest + longest, workers * widest, held)
+    held = max([held, *(text.at_once(min(workers, text.samples)) for text in texts)])
+    return _Fit(tuple(jobs), texts, workers, fixed, fixed + widest + longest, workers * widest, held)
 
 
 def _legacy(plan: Plan) -> int:
@@ -96,9 +105,16 @@ def _legacy(plan: Plan) -> int:
     return sum(checkpoint.whole_file_bytes() for checkpoint in read)
 
 
-def _check(jobs: Sequence[Job], needed: int, budget: int) -> None:
+def _check(fit: _Fit, budget: int) -> None:
+    jobs, needed = fit.jobs, fit.needed
     if needed <= budget:
         return
+    text = max(fit.texts, key=lambda text: text.least, default=None)
+    if text is not None and text.least > max(job.held for job in jobs):
+        raise ResourceError(
+            f"schedule: step {text.step} needs {human_bytes(needed)} to run a block of the model on "
+            f"{text.length} tokens, budget is {human_bytes(budget)}; raise --memory"
+        )
     worst = max(jobs, key=lambda job: job.held + job.working)
     target = worst.targets[0].tensor
     step = _heaviest(worst)

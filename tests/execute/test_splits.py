@@ -371,3 +371,10 @@ def test_a_tensor_without_elements_is_written_without_asking_the_op(shop, op):
     made = shop.run({"m": {"op": op, **key, **where}})
     assert made["empty"].shape == (0, 3)
     assert equal(made["w"], a["w"])
+
+
+def test_a_whole_tensor_returned_in_the_engines_buffer_lasts_until_it_is_used(shop):
+    a = shop.save("a", {"w": torch.randn(BIG), "u": torch.randn(40, 50)})
+    steps = {"n": {"op": "toy.negative", "model": "a"}, "s": {"op": "toy.scale", "model": "n", "factor": 2}}
+    made = shop.run(steps)
+    assert all(equal(made[name], -2 * a[name]) for name in a)

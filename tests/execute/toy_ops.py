@@ -485,3 +485,9 @@ def bad_emit(x: Any, p: Fault) -> Any:
 def activations(x: Any, p: Any) -> torch.Tensor:
     """Multiply each column by what its inputs add up to."""
     return x.models[0] * x.statistics[Need.SQUARES].to(x.models[0])
+
+
+@op("toy.negative", split=Split.TENSOR, models=1)
+def negative(x: Any, p: Any) -> torch.Tensor:
+    """Change signs of a whole tensor, in the buffer that the engine offers."""
+    return torch.neg(x.models[0], out=x.out)

@@ -60,7 +60,7 @@ class Blocks(Codec):
         codes = torch.stack((data >> 4, data & 15), dim=-1).flatten()[tile.left % 2 :][
             : tile.right - tile.left
         ]
-        values = stretch(source, self.map, 0, 16).take(codes.long())  # 4 times as fast as map[codes]
+        values = stretch(source, self.map, 0, 16).take(codes.long())  # several times as fast as map[codes]
         begin = tile.left // self.block
         absmax = self._absmax(source, begin, -(-tile.right // self.block) - begin)
         values *= absmax.repeat_interleave(self.block)[tile.left - begin * self.block :][: len(values)]

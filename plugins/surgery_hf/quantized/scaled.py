@@ -145,6 +145,5 @@ class Scaled(Codec):
         cells = stored.read(source, Tile(first, first + count, 0, self.cells.shape[1]), self.cells.shape[1])
         if count > 1 and self.cells.height > 1:
             cells = cells[torch.arange(tile.top, tile.bottom) // self.cells.height - first]
-        return (
-            cells if groups is None else cells.index_select(1, groups)
-        )  # 7 times as fast as cells[:, groups]
+        # index_select is several times as fast as cells[:, groups]
+        return cells if groups is None else cells.index_select(1, groups)
