@@ -56,7 +56,7 @@ class Bench:
         out = self.output(method, contestant)
         document = self.work / f"{method}-{contestant}.yaml"
         command = self._command(method, contestant, document, out)
-        self._clear(out)
+        clear(out)
         usage = watch(command, self.work)
         return Run(finished(usage)["seconds"], usage.seconds, usage.peak_anonymous, usage.peak_resident)
 
@@ -79,15 +79,16 @@ class Bench:
         document.write_text(mergekit_document(method, contestant, self.models), encoding="utf-8")
         return [str(self.mergekit), str(HERE / "peer.py"), str(document), str(out)]
 
-    @staticmethod
-    def _clear(out: Path) -> None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for old in (out, out.with_name(out.name + ".partial")):
-            if old.is_dir():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
-        settle()
+
+def clear(out: Path) -> None:
+    """Take earlier output out of a run's way, and let the disk come to rest."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for old in (out, out.with_name(out.name + ".partial")):
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
+    settle()
 
 
 def surgery(*arguments: str) -> list[str]:
@@ -114,7 +115,7 @@ def surgery_recipe(method: str, models: dict[str, Path], out: Path | None = None
         step["base"] = "base"
     output = {"model": "merged", "dtype": "bfloat16"} | ({"to": str(out)} if out else {})
     sources = {name: str(models[name]) for name in needed}
-    return _yaml({"surgery": 1, "models": sources, "steps": {"merged": step}, "output": output})
+    return as_yaml({"surgery": 1, "models": sources, "steps": {"merged": step}, "output": output})
 
 
 def mergekit_document(method: str, variant: str, models: dict[str, Path]) -> str:
@@ -124,7 +125,7 @@ def mergekit_document(method: str, variant: str, models: dict[str, Path]) -> str
     document: dict[str, Any] = {"merge_method": method, "models": merged, **MERGEKIT_DTYPES[method][variant]}
     if "base" in needed:
         document["base_model"] = str(models["base"])
-    return _yaml(document)
+    return as_yaml(document)
 
 
 def _inputs(method: str, models: dict[str, Path]) -> list[str]:
@@ -135,5 +136,5 @@ def _parameters(method: str) -> dict[str, float]:
     return {"weight": 1.0} if method == "linear" else {"weight": 1.0, "density": DENSITY}
 
 
-def _yaml(document: dict[str, Any]) -> str:
+def as_yaml(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=2) + "\n"  # JSON is YAML, and quotes a path whatever is in it

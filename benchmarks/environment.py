@@ -1,11 +1,11 @@
-"""Make mergekit's own virtual environment, once: its packages and ours never meet in one interpreter.
+"""Make virtual environments for other programs, once: their packages and ours never meet in one interpreter.
 
-    python benchmarks/environment.py --work DIR
+    python benchmarks/environment.py --work DIR [mergekit] [llmcompressor]
 
 mergekit is under the LGPL: it is run as a program of its own (peer.py, in this environment) and compared by
-its outputs and the clock. torch is installed first and kept by a constraint, so that both engines compute
-with the same release; on Linux set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has its CPU build,
-unless gigabytes of CUDA libraries are welcome.
+its outputs and the clock; so is llm-compressor (peer_quantize.py). torch is installed first and kept by a constraint, so
+that all engines compute with the same release; on Linux set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has its
+CPU build, unless gigabytes of CUDA libraries are welcome.
 """
 
 from __future__ import annotations
@@ -14,43 +14,63 @@ import argparse
 import shutil
 import subprocess
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 from models import add_work
 
-MERGEKIT = "mergekit==0.1.5"
 TORCH = "torch==2.13.0"
 
 
-def make_environment(work: Path) -> Path:
-    """Return mergekit's interpreter; its environment is made where it is not there yet."""
-    folder = work / "mergekit-0.1.5"
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A virtual environment: its folder, what it is made for, and what else must have which version."""
+
+    folder: str
+    package: str
+    pins: tuple[str, ...] = ()
+
+
+MERGEKIT = Environment("mergekit-0.1.5", "mergekit==0.1.5")
+LLMCOMPRESSOR = Environment(
+    "llmcompressor-0.14.0.1",
+    "llmcompressor==0.14.0.1",
+    ("transformers==5.17.0", "compressed-tensors==0.19.0"),
+)
+ENVIRONMENTS = {"mergekit": MERGEKIT, "llmcompressor": LLMCOMPRESSOR}
+
+
+def make_environment(work: Path, wanted: Environment) -> Path:
+    """Return an environment's interpreter; the environment is made where it is not there yet."""
+    folder = work / wanted.folder
     python = folder / "bin" / "python"
     done = folder / "done"
     if not done.exists():
-        print(f"installing {MERGEKIT} with {TORCH}", flush=True)
+        print(f"installing {wanted.package} with {TORCH}", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
         constraints = folder / "constraints.txt"
-        constraints.write_text(f"{TORCH}\n", encoding="utf-8")
-        for requirement in (TORCH, MERGEKIT):
-            _install(python, constraints, requirement)
+        constraints.write_text("".join(f"{pin}\n" for pin in (TORCH, *wanted.pins)), encoding="utf-8")
+        for requirement in (TORCH, wanted.package):
+            install(python, "--constraint", str(constraints), requirement)
         done.touch()
     return python
 
 
-def _install(python: Path, constraints: Path, requirement: str) -> None:
-    """Install one requirement, from wherever pip is set to look."""
-    command = [str(python), "-m", "pip", "install", "--quiet", "--constraint", str(constraints), requirement]
-    subprocess.run(command, check=True)
+def install(python: str | Path, *arguments: str) -> None:
+    """Install with an interpreter's pip, from wherever pip is set to look."""
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *arguments], check=True)
 
 
 def main() -> None:
-    """Make the environment and say which versions it holds."""
+    """Make environments and say which versions they hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_work(parser)
-    python = make_environment(parser.parse_args().work)
-    subprocess.run([str(python), "-m", "pip", "freeze"], check=True)
+    parser.add_argument("names", nargs="*", default=list(ENVIRONMENTS), help=", ".join(ENVIRONMENTS))
+    args = parser.parse_args()
+    for name in args.names:
+        python = make_environment(args.work, ENVIRONMENTS[name])
+        subprocess.run([str(python), "-m", "pip", "freeze"], check=True)
 
 
 if __name__ == "__main__":

@@ -31,14 +31,14 @@ def main() -> None:
         out=args.out or args.work / "out",
         models=make(SHAPES[args.shape], args.work),
         memory=args.memory,
-        mergekit=make_environment(args.work),
+        mergekit=make_environment(args.work, MERGEKIT),
     )
     outcomes = [_measure(bench, method, args.repeat) for method in args.methods.split(",")]
     settings = {
         "model": args.shape,
         "repeat": args.repeat,
         "memory": args.memory,
-        "mergekit": MERGEKIT,
+        "mergekit": MERGEKIT.package,
         "output": "another folder (--out)" if args.out else "the disk of the inputs",
     }
     methods = {outcome.method: outcome.record() for outcome in outcomes}

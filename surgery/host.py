@@ -30,7 +30,7 @@ FAMILIES = "surgery"
 ALWAYS = "surgery.always"
 DISABLED = "SURGERY_DISABLED_PLUGINS"
 
-_TRIALS: Final = (
+_TRIALS: Final[tuple[tuple[str, str, type[SamplerKind] | type[EvaluatorKind]], ...]] = (
     ("sampler", "surgery_register_samplers", SamplerKind),
     ("evaluator", "surgery_register_evaluators", EvaluatorKind),
 )

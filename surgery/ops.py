@@ -208,6 +208,13 @@ class Reduce(ABC):
         """Turn a pass's total into what the next pass, or `apply`, needs."""
         return total
 
+    def rests_on(self, signature: Signature, params: Any) -> Hashable | None:
+        """Return the parameters that decide, beside the inputs, what is found; None: all of them.
+
+        A search that varies other parameters then gathers once. What is found must not change in `apply`.
+        """
+        return None
+
     @abstractmethod
     def apply(self, x: Chunk, params: Any, found: Any) -> Tensor:
         """Return the result on a range of the tensor."""

@@ -126,8 +126,10 @@ class Fetcher:
         self._stopped = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-        for opened in (*self._files.values(), *self._spills.values()):
-            opened.close()
+        for file in self._files.values():
+            file.close()
+        for spill in self._spills.values():
+            spill.close()
 
     def _file(self, path: str) -> LocalFile:
         """Return a whole file, once it is here."""

@@ -77,11 +77,11 @@ def fetch(listing: Listing, path: str, count: Count = lambda nbytes: None) -> Pa
 
 def _counting(count: Count) -> Any:
     """Return the client's progress bar, which draws nothing and counts."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Counting(tqdm):  # type: ignore[type-arg,misc]
+    class Counting(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             count(int(n or 0))

@@ -97,6 +97,10 @@ class TiesOp(Reduce):
         """Return each model's threshold, or where the next pass looks for it."""
         return _trim.solve(signature, total, found)
 
+    def rests_on(self, signature: Signature, p: Ties) -> tuple[float, ...]:
+        """Return the densities: weights and lambda decide nothing before `apply`."""
+        return tuple(densities_of(signature))
+
     def apply(self, x: Chunk, p: Ties, found: Any) -> Tensor:
         """Return the merged range."""
         thresholds = found or [None] * len(x.models)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from surgery.calibrate.memory import free_at_once
 from surgery.calibrate.prepare import Prepared, prepare
 from surgery.calibrate.sequence import Sequence
 from surgery.calibrate.store import Store, forget_others
@@ -41,6 +42,7 @@ class Calibrator:
         Raises OpError if a Linear's inputs cannot be seen or are not finite, ResourceError if the disk is full.
         """
         prepared = self._prepared[id(calibration)]
+        free_at_once()
         if site.here.rank > 0:
             return _received(prepared, site)
         names = {key: f"{FOLDER}{name}-{site.here.device.type}" for key, name in self._names.items()}

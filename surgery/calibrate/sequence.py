@@ -73,6 +73,8 @@ class Sequence:
         if (part != OUTSIDE and self._store.reached() > part) or (last and known):
             return
         members = self._prepared.members.get(part, ())
+        where = "head" if part == OUTSIDE else f"block {part + 1} of {len(self._skeleton.blocks)}"
+        self._site.tell(f"{self._prepared.calibration.step}: activations of {where}")
         with self._filling.filled(part):
             if members and not known:
                 found = self._collect(part, members)

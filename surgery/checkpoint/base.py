@@ -61,11 +61,15 @@ class Checkpoint(ABC):
         """Return the checkpoints whose files this one reads: itself, and those that it is made of."""
         return (self,)
 
-    def expect(self, names: Collection[str]) -> None:  # noqa: B027 - advice, that readers may ignore
+    def expect(self, names: Collection[str]) -> None:
         """Take note of the tensors that a run will read, in about this order; called once, before the first read.
 
-        What comes over a network may begin to come now. Raises ResourceError if there is no room for it.
+        What comes over a network may begin to come now. Raises ResourceError if there is no room for it. A reader of
+        other readers passes it on to those that have all of these tensors.
         """
+        for part in self.parts():
+            if part is not self and all(name in part.tensors for name in names):
+                part.expect(names)
 
     def doing(self) -> str:
         """Return what the reader is busy with besides being read, for a line of progress; usually nothing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -41,16 +41,28 @@ class Origin:
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
-    """Return where a checkpoint comes from: what its reader knows, else what its files tell."""
-    known = getattr(checkpoint, "origin", None)
+    """Return where a checkpoint comes from: what a reader says that has an `origin`, else what files tell.
+
+    Of a model that is read with an adapter, or decoded, these are the files of all parts and the first repository.
+    """
+    origins = [_origin(part) for part in checkpoint.parts()]
+    hub = next((origin for origin in origins if origin.repository), Origin())
+    files: dict[str, Mapping[str, Any]] = {}
+    for origin in origins:
+        files |= origin.files
+    return Origin(hub.repository, hub.revision, files)
+
+
+def _origin(part: Checkpoint) -> Origin:
+    known = getattr(part, "origin", None)
     if isinstance(known, Origin):
         return known
-    files = files_of(checkpoint)
+    files = _extents(part)
     cached = next((found for file in files if (found := _SNAPSHOT.search(file.as_posix()))), None)
     return Origin(
         repository=cached["repo"].replace("--", "/", 1) if cached else "",
         revision=cached["revision"] if cached else "",
-        files=_listed(file for file in files if file.is_file()),
+        files={file.name: _known_by(file) for file in files if file.is_file()},
     )
 
 
@@ -69,7 +81,11 @@ def cached(record: Mapping[str, Any]) -> str:
 
 def files_of(checkpoint: Checkpoint) -> list[Path]:
     """Return the files that hold the tensors and what they are computed from, as far as readers say where they lie."""
-    extents = (part.extent(name) for part in checkpoint.parts() for name in part.tensors)
+    return sorted({file for part in checkpoint.parts() for file in _extents(part)})
+
+
+def _extents(part: Checkpoint) -> list[Path]:
+    extents = (part.extent(name) for name in part.tensors)
     return sorted({Path(extent.file) for extent in extents if extent is not None})
 
 
@@ -85,14 +101,6 @@ def fingerprint(file: Path) -> str:
             start = (size - STRETCH) * index // (STRETCHES - 1)
             hasher.update(os.pread(opened.fileno(), STRETCH, start))
     return hasher.hexdigest()
-
-
-def _listed(files: Iterable[Path]) -> dict[str, Mapping[str, Any]]:
-    """Return what files are known by, by name; a model and its adapter may have files of one name."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for file in files:
-        found[f"{file.parent.name}/{file.name}" if file.name in found else file.name] = _known_by(file)
-    return found
 
 
 def _known_by(file: Path) -> dict[str, Any]:

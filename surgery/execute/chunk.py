@@ -81,6 +81,11 @@ class EngineChunk:
         return [tensor._version for tensor in self.inputs]
 
     @property
+    def made(self) -> torch.Tensor | None:
+        """Return the buffer for the result, if the op has asked for it."""
+        return self._out
+
+    @property
     def out(self) -> torch.Tensor:
         """A buffer of the chunk's shape and compute dtype."""
         if self._out is None:

@@ -17,7 +17,7 @@ from surgery.execute.arena import Arena, Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
-from surgery.math.convert import decode, encode, may_have_infinity, overflow, store
+from surgery.math.convert import decode, encode, may_have_infinity, overflow, store, torch_dtype
 from surgery.math.reduce import first_nonfinite, nan_free
 from surgery.ops import BLOCK, Signature, Split
 from surgery.plan.nodes import (
@@ -258,24 +258,32 @@ class Evaluator:
         `looked_at`: a gather pass has searched the inputs for NaN and Inf; `deferred`: whoever stores the result
         searches it.
         """
-        result: torch.Tensor = self.call(node, function, args)
-        require_floats(node, result, x)
-        if result.shape != x.shape:
-            raise wrong_result(node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}")
+        before = [tensor._version for tensor in x.inputs]
+        result: torch.Tensor = attempt(node, function, *args)
+        if [tensor._version for tensor in x.inputs] != before:
+            raise _writes_to_inputs(node)
+        flat = len(x.shape) == 1
+        if result is None or result is not x.made:  # the engine's own buffer is as it should be
+            require_floats(node, result, x)
+            if result.shape != x.shape:
+                raise wrong_result(
+                    node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}"
+                )
         if not deferred:
             self.checked(node, x, result, looked_at=looked_at)
-        return result.reshape(-1)
+        return result if flat else result.reshape(-1)
 
     def call(self, node: Apply | GroupCall, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call an op on a chunk, or a group's on several; one that writes to its inputs is refused.
 
-        Inputs may be shared with other ops. torch counts the writes to a tensor, and that is what is looked at.
+        Inputs may be shared with other ops. torch counts the writes to a tensor, and that is what is looked at, here
+        and in `range`.
         """
         chunks = list(args[0].values()) if isinstance(node, GroupCall) else [args[0]]
         before = [chunk.writes() for chunk in chunks]
         result = attempt(node, function, *args)
         if [chunk.writes() for chunk in chunks] != before:
-            raise wrong_result(node, "writes to its inputs instead of `x.out`")
+            raise _writes_to_inputs(node)
         return result
 
     def check_inputs(self, node: Apply, x: EngineChunk) -> None:
@@ -322,35 +330,41 @@ class Evaluator:
         spec: TensorSpec,
         start: int,
         out: Staging,
-        explain: Callable[[torch.Tensor], object] | None = None,
     ) -> memoryview:
         """Return a value's bytes in the stored dtype, on the host in `out`, rounded once to the nearest.
 
         `start` is the index of its first element in the tensor. Raises OpError for numbers that are too large.
-        `explain` is called with a value that was not searched for NaN and Inf, and turns out to hold some.
         """
         if self.place.stream is None:
             stored = out.typed(spec.dtype)
             store(value, spec.dtype, stored)
-            overflowed = None
             if may_have_infinity(stored, spec.dtype, value.dtype):
-                if explain is not None:
-                    explain(value)
-                overflowed = overflow(value, stored)
+                self.refuse_overflow(value, stored, spec, start)
         else:
             on_device = self.arena.take(len(out.memory), torch.uint8)
-            overflowed = encode(value, spec.dtype, on_device)
+            if encode(value, spec.dtype, on_device):
+                self.refuse_overflow(value, on_device.view(torch_dtype(spec.dtype)), spec, start)
             self.place.to_host(on_device, out.raw)
-        if overflowed and self.policy != "keep":
+        return out.memory
+
+    def refuse_overflow(
+        self, value: torch.Tensor, stored: torch.Tensor, spec: TensorSpec, start: int
+    ) -> None:
+        """Refuse finite numbers that became infinite when they were stored, unless the policy keeps them."""
+        found = overflow(value, stored) if self.policy != "keep" else None
+        if found:
             raise OpError(
-                f"{spec.name}: {float(value[overflowed.first]):.6g} at element {start + overflowed.first} is "
+                f"{spec.name}: {float(value[found.first]):.6g} at element {start + found.first} is "
                 f"too large for {DTYPES[spec.dtype].torch}; write `output.dtype: bfloat16` or `float32`"
             )
-        return out.memory
 
     def encoded_new(self, value: torch.Tensor, spec: TensorSpec) -> memoryview:
         """Return a value's bytes in the stored dtype, in staging memory that lasts until `begin`."""
         return self.encoded(value, spec, 0, self.arena.staging(nbytes(value.numel(), spec.dtype)))
+
+
+def _writes_to_inputs(node: Apply | GroupCall) -> OpError:
+    return wrong_result(node, "writes to its inputs instead of `x.out`")
 
 
 def below_rows(node: Node) -> tuple[Node, int]:

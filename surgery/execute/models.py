@@ -30,14 +30,22 @@ Whole = Scope | Calibration
 Statistics = Mapping[str, Mapping[str, torch.Tensor]]  # by tensor, then by `Need`
 
 
+def _unheard(text: str) -> None:
+    """Do nothing with what is told of progress."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What a calibration may use: an evaluator, all workers, a folder for what it keeps (None: it keeps nothing)."""
+    """What a calibration may use: an evaluator, all workers, a folder for what it keeps (None: it keeps nothing).
+
+    `tell` is told in a few words what is being done.
+    """
 
     work: Evaluator
     crew: Crew
     here: World
     folder: Path | None = None
+    tell: Callable[[str], None] = _unheard
 
 
 # From a calibration, what is found of whole models so far, and a place to work to the statistics.

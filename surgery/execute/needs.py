@@ -182,7 +182,7 @@ class Needs:
         base = None if node.base is None else self._whole(work, node.base, dtype)
         work.begin()
         statistics = self.held.statistics(node)
-        # buffers of its own: the result may be `x.out` and is held, and whole tensors would make the worker's arena grow
+        # buffers of its own: the result may be `x.out`, which is held, and the arena would keep whole tensors
         arena = Arena(work.place.device)
         return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics)
 

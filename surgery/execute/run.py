@@ -113,6 +113,7 @@ class _Run:
         self.meter = Meter(total=sum(job.writes for job in self.mine))
         self.samples = Samples(self.meter.started)
         self._index = {id(sink): index for index, sink in enumerate(sinks)}
+        self._said = ""
         self._readers = {
             part: None for checkpoint in schedule.plan.checkpoints.values() for part in checkpoint.parts()
         }
@@ -128,8 +129,9 @@ class _Run:
         try:
             crew = Crew(self.evaluators, self.schedule.room)
             found: dict[int, Any] = {}
-            site = Site(self.evaluators[0], crew, self.here, self.sinks[0].work_folder)
+            site = Site(self.evaluators[0], crew, self.here, self.sinks[0].work_folder, self._say)
             gather_models(found, scopes_of(self.todo), site, calibrate)
+            self._say("")
             self._jobs(crew, found)
         finally:
             stop.set()
@@ -166,8 +168,12 @@ class _Run:
         finally:
             stopped.set()
 
+    def _say(self, text: str) -> None:
+        """Take what is to be told of progress until something else is."""
+        self._said = text
+
     def _progress(self) -> Progress:
-        doing = (*(reader.doing() for reader in self._readers), self.publishing.doing())
+        doing = (self._said, *(reader.doing() for reader in self._readers), self.publishing.doing())
         return self.meter.progress(", ".join(filter(None, doing)))
 
     @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -141,6 +142,9 @@ class Sink:
         """Make the files, or open what an interrupted run left and keep those of its tensors that still hold."""
         if not resume:
             self._clear(self.folder)
+            for folder in self._work.iterdir():
+                if folder.is_dir():
+                    shutil.rmtree(folder)
         self._clear(self.folder, keep={shard.file for shard in self.layout.shards})
         kept = self.writer.create()
         earlier = [entry for file in self._journals() for entry in Journal(file).load()] if resume else []

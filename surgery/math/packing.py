@@ -74,7 +74,7 @@ def _packed_bytes(codes: torch.Tensor, bits: int) -> torch.Tensor:
     flat = codes.reshape(-1)  # strides of dimensions of size 1 may be anything
     if bits == 4:
         pairs = flat.view(torch.int16)
-        flat = (pairs | pairs >> 4).to(torch.uint8)
+        flat = (pairs >> 4).bitwise_or_(pairs).to(torch.uint8)
     return flat.view(torch.int32).view(*codes.shape[:-1], codes.shape[-1] * bits // WORD)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from surgery.ops import Op, Space, Split
 from surgery.recipe import select
-from surgery.recipe.model import Output, Recipe, Source, Step
+from surgery.recipe.model import Output, Recipe, Search, Source, Step
 from surgery.recipe.schema import Schema, model_schema
 
 _SPLITS: Final = {
@@ -40,7 +40,7 @@ def recipe_reference(ops: Iterable[Op]) -> str:
     """Return all keys of a recipe, the selectors, and all ops by family, as Markdown."""
     parts = ["# Recipes", _doc(Recipe)]
     parts += _table(Recipe, "")
-    for key, model in (("models", Source), ("steps", Step), ("output", Output)):
+    for key, model in (("models", Source), ("steps", Step), ("output", Output), ("search", Search)):
         parts += [f"## `{key}`", _doc(model), *_table(model, "")]
     doc = inspect.getdoc(select) or ""
     parts += ["## Selectors", doc.partition("\n\n")[2]]

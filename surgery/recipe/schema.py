@@ -50,7 +50,8 @@ def recipe_schema(ops: Iterable[Op]) -> Schema:
     """Return the JSON Schema (draft 2020-12) of recipes that use `ops`; the same ops give the same text."""
     ops = sorted(ops, key=lambda op: op.name)
     schema, definitions = model_schema(Recipe)
-    definitions["Source"] = _source(definitions["Source"])
+    for name, key in (("Source", "source"), ("Chosen", "name")):
+        definitions[name] = _short(definitions[name], key)
     definitions["Step"] = _step(ops)
     for op in ops:
         definitions |= _op(op)
@@ -71,9 +72,9 @@ def _not_null(schema: Schema) -> None:
         schema["properties"][key] = kinds[0] | one
 
 
-def _source(schema: Schema) -> Schema:
-    """A source may be written as text in place of the mapping."""
-    text = schema["properties"]["source"]
+def _short(schema: Schema, key: str) -> Schema:
+    """Let what is written under `key` stand in place of the mapping: a source, a sampler's name."""
+    text = schema["properties"][key]
     return {"description": schema.pop("description"), "anyOf": [text, schema]}
 
 

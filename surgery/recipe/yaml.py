@@ -150,7 +150,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Compose a mapping, and note it if its brace is a hole's."""
-        dollar = self.dollars.get(_place(self.peek_event().end_mark))
+        dollar = self.dollars.get(_place(self.peek_event().end_mark))  # type: ignore[no-untyped-call]
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         if dollar is not None:
             self.holes[id(node)] = dollar

@@ -9,6 +9,7 @@ from html import escape
 from typing import Final
 
 CHARACTER: Final = 6.6  # pixels of a character at 12 px; text has no other measure here
+_TINY: Final = 1e-290  # what is smaller counts as nothing: its powers of ten cannot be told apart
 _ROUND: Final = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -69,8 +70,8 @@ def linear(values: Sequence[float], start: float, end: float, *, zero: bool = Fa
     low, high = min(values), max(values)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if not high - low > abs(high) * 1e-12:  # all the same: a scale needs some room
-        room = abs(high) or 1.0
+    if not high - low > max(abs(high) * 1e-12, _TINY):  # all the same: a scale needs some room
+        room = abs(high) if abs(high) > _TINY else 1.0
         low, high = (0.0 if zero and low == 0 else low - room / 2), high + room / 2
     step = _step((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -80,7 +81,7 @@ def linear(values: Sequence[float], start: float, end: float, *, zero: bool = Fa
 
 def logarithmic(values: Sequence[float], start: float, end: float) -> Scale:
     """Return a logarithmic scale around positive values: ticks at powers of ten, at 1, 2, 5 when there are few."""
-    first = math.floor(math.log10(min(values)) + 1e-9)
+    first = math.floor(math.log10(max(min(values), _TINY)) + 1e-9)
     last = math.ceil(math.log10(max(values)) - 1e-9)
     last = max(last, first + 1)
     every = math.ceil((last - first) / 6)

@@ -99,8 +99,10 @@ def _sources(
 
 def _open(name: str, model: dict[str, Any], made: Made, host: Host) -> Checkpoint:
     """Open one of a recipe's models as a plan does, adapter and decoder included, but fetch nothing from the Hub."""
-    source = cached(made.models.get(name, {})) or model["source"]
-    if not Path(source).exists() and not URI.match(source):
+    noted = made.models.get(name, {})
+    source = cached(noted) or model["source"]
+    elsewhere = noted.get("repository") or not URI.match(source)
+    if elsewhere and not Path(source).exists():
         raise CheckpointError(f"`{source}` is not on this machine; pass --models {name}=PATH")
     recipe = {"surgery": 1, "models": {name: {**model, "source": source}}, "output": {"model": name}}
     parsed = parse_recipe(as_yaml(recipe), folder=made.home)

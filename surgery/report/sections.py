@@ -91,7 +91,9 @@ def change(found: Sequence[Change], missing: Iterable[str]) -> Section:
     """
     said = "".join(f'<p class="note">{safe(sentence)}</p>' for sentence in missing)
     if not found:
-        return Section("Change", said or '<p class="note">No tensor descends from a source.</p>')
+        return Section(
+            "Change", said or '<p class="note">No tensor of it can be compared with one of a source.</p>'
+        )
     encoded = sum(one.encoded for one in found)
     what = "‖out − source‖ / ‖source‖ of each tensor; the source is the base, or the first model."
     if encoded:

@@ -90,10 +90,8 @@ class Made:
         """Return where a source is now, noting a problem if it is nowhere."""
         if alias in given:
             return str(Path(given[alias]).absolute()) if Path(given[alias]).exists() else given[alias]
-        if noted.get("repository"):
-            return (
-                f"{noted['repository']}@{noted['revision']}" if noted.get("revision") else noted["repository"]
-            )
+        if noted.get("repository") and noted.get("revision"):
+            return _pinned(written, str(noted["repository"]), str(noted["revision"]))
         if URI.match(written):
             return written
         path = Path(written).expanduser() if written.startswith("~/") else Path(written)
@@ -123,6 +121,15 @@ def _home(back: object, folder: Path) -> Path:
     if isinstance(back, str) and set(back.split("/")) == {".."}:
         return folder.absolute() / back
     return folder.absolute() if back == "" else Path.cwd()
+
+
+def _pinned(written: str, repository: str, revision: str) -> str:
+    """Return what names one commit of a repository, and the folder in it that was written: `hub:a/b@main/x`."""
+    prefix, found, rest = written.partition(repository)
+    if not found:
+        return f"{repository}@{revision}"
+    _, slash, inside = rest.partition("/")
+    return f"{prefix}{repository}@{revision}{slash}{inside}"
 
 
 def _same(noted: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

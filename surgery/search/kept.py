@@ -7,8 +7,7 @@ pays is not doing again what a reader computes (folding an adapter, codes times 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from surgery.checkpoint.base import Checkpoint, Extent
 
@@ -85,10 +84,6 @@ class KeptCheckpoint(Checkpoint):
     def doing(self) -> str:
         """Return what the source is busy with."""
         return self._source.doing()
-
-    def pin(self) -> Mapping[str, Any]:
-        """Return what names the source's content."""
-        return self._source.pin()
 
     def whole_file_bytes(self) -> int:
         """Return the bytes that the source itself may come to hold."""

@@ -5,14 +5,16 @@ A candidate is a plan; its tensors have digests, and equal digests mean equal by
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.host import Host
+from surgery.ops import Split
 from surgery.plan.model import Output, Plan
-from surgery.plan.nodes import Digests
+from surgery.plan.nodes import Apply, Digests, Node, inputs_of, walk
 from surgery.plan.resolve import resolve
 from surgery.recipe.model import Recipe
 from surgery.schedule.jobs import CHUNK, Job, make_jobs
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
     from surgery.execute.evaluate import Evaluator
+    from surgery.execute.jobs import JobRun
+    from surgery.execute.needs import Phases
 
 # Bytes of tensors that are made before they are handed over: enough work for all workers, little beside a model.
 BATCH: Final = 256 << 20
@@ -31,10 +35,11 @@ BATCH: Final = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A planned recipe; `digests` are those of its tensors as they would be stored."""
+    """A planned recipe; `digests` are those of its tensors as they would be stored, `nodes` those of all nodes."""
 
     plan: Plan
     digests: Mapping[str, str]
+    nodes: Digests
 
     @property
     def output(self) -> Output:
@@ -56,6 +61,7 @@ class Workbench:
         self._room = Room(options.budget() // 2)
         self._opened: dict[str, Checkpoint] = {}
         self._evaluators: list[Evaluator] = []
+        self._found: dict[Hashable, Any] = {}  # what gathers found: a few numbers for each tensor
 
     def plan(self, recipe: Recipe) -> Candidate:
         """Return a recipe's candidate, from headers alone. Raises what planning raises."""
@@ -66,7 +72,7 @@ class Workbench:
         nodes = Digests()
         tensors = plan.outputs[0].tensors
         digests = {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in tensors}
-        return Candidate(plan, digests)
+        return Candidate(plan, digests, nodes)
 
     def tensors(self, candidate: Candidate, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield some of a candidate's tensors, on the CPU in their stored dtype. Raises what executing raises."""
@@ -75,7 +81,9 @@ class Workbench:
         found: dict[int, Any] = {}
         self._gather(candidate, jobs, found)
         for batch in _batches(jobs):
-            yield from self._made(batch, found).items()
+            keys = found_keys([root for job in batch for root in job.roots], candidate.nodes)
+            known = {node: self._found[key] for node, key in keys.items() if key in self._found}
+            yield from self._made(batch, {**found, **known}, keys).items()
 
     def close(self) -> None:
         """Close the source files."""
@@ -102,8 +110,10 @@ class Workbench:
         with one_thread_a_worker():
             gather_models(found, scopes_of(jobs), Site(self._evaluators[0], crew, World()))
 
-    def _made(self, jobs: Sequence[Job], found: dict[int, Any]) -> dict[str, torch.Tensor]:
-        """Return what some jobs make."""
+    def _made(
+        self, jobs: Sequence[Job], found: dict[int, Any], keys: Mapping[int, Hashable]
+    ) -> dict[str, torch.Tensor]:
+        """Return what some jobs make, in the plan's order, whichever worker was first."""
         from surgery.execute.crew import one_thread_a_worker
         from surgery.execute.jobs import JobRun
         from surgery.execute.memory import MemorySink
@@ -113,8 +123,30 @@ class Workbench:
         meter = Meter(total=sum(job.writes for job in jobs))
         runs = (JobRun(job, [sink], found, lambda _: None, meter) for job in jobs)  # type: ignore[list-item]
         with one_thread_a_worker():
-            self._crew(None).run((run.phases, run.job.held) for run in runs)
-        return sink.tensors()
+            self._crew(None).run((partial(self._phases, run, keys), run.job.held) for run in runs)
+        made = sink.tensors()
+        names = (target.tensor.spec.name for job in jobs for target in job.targets)
+        return {name: made[name] for name in names}
+
+    def _phases(self, run: JobRun, keys: Mapping[int, Hashable]) -> Phases:
+        """Yield a job's phases; then keep what its gathers found for the candidates to come."""
+        found: Mapping[int, Any] = {}
+        for units in run.phases():
+            found = run.held.found
+            yield units
+        self._found.update((key, found[node]) for node, key in keys.items() if node in found)
+
+
+def found_keys(roots: Sequence[Node], nodes: Digests) -> dict[int, Hashable]:
+    """Return what the findings of ops below `roots` rest on, by the nodes' ids; equal keys: equal findings."""
+    keys: dict[int, Hashable] = {}
+    for node in walk(*roots):
+        if isinstance(node, Apply) and node.split is Split.REDUCE:
+            told = node.op.implementation.rests_on(node.signature, node.params)
+            if told is not None:
+                inputs = tuple(nodes.of(child) for child in inputs_of(node))
+                keys[id(node)] = (node.op.name, node.op.version, told, node.base is not None, inputs)
+    return keys
 
 
 def _batches(jobs: Sequence[Job]) -> Iterator[list[Job]]:

@@ -7,7 +7,7 @@ import pytest
 import xxhash
 
 from surgery.checkpoint.memory import MemoryCheckpoint
-from surgery.checkpoint.origin import STRETCH, STRETCHES, cached, files_of, fingerprint, origin_of
+from surgery.checkpoint.origin import STRETCH, STRETCHES, Origin, cached, files_of, fingerprint, origin_of
 from surgery.checkpoint.safetensors import SafetensorsCheckpoint
 from surgery.testing.tiny import save_tiny
 
@@ -90,3 +90,29 @@ def test_a_model_in_the_cache_is_found_again(hub, monkeypatch):
 def test_a_model_in_memory_comes_from_nowhere():
     assert files_of(MemoryCheckpoint({}, {})) == []
     assert origin_of(MemoryCheckpoint({}, {})).record() == {"files": {}}
+
+
+class Remote(MemoryCheckpoint):
+    """A reader that knows where its bytes come from."""
+
+    origin = Origin("org/name", COMMIT, {"a.safetensors": {"bytes": 1, "sha256": "0" * 64}})
+
+
+class Pair(MemoryCheckpoint):
+    """A reader of two others."""
+
+    def __init__(self, *others) -> None:
+        super().__init__({}, {})
+        self.others = others
+
+    def parts(self):
+        return (*self.others, self)
+
+
+def test_what_a_reader_knows_goes_before_what_files_tell(tmp_path):
+    assert origin_of(Remote({}, {})) == Remote.origin
+    local = SafetensorsCheckpoint(save_tiny(tmp_path / "a"))
+    both = origin_of(Pair(local, Remote({}, {})))
+    assert (both.repository, both.revision) == ("org/name", COMMIT)
+    assert both.files == origin_of(local).files | Remote.origin.files
+    assert files_of(Pair(local, local)) == files_of(local)

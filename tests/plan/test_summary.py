@@ -22,6 +22,7 @@ class Known:
     peak: int = 7
     budget: int = 9
     workers: int = 2
+    calibrations: tuple[object, ...] = ()
 
 
 def summary_of(plan, warnings=(), shard_size=10**9):

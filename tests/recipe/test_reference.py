@@ -103,6 +103,7 @@ def test_the_reference_has_every_key_and_every_op_in_order(toys: dict[str, Op]) 
         "## `models`",
         "## `steps`",
         "## `output`",
+        "## `search`",
         "## Selectors",
         "# `toy`",
         *(f"## `{name}`" for name in sorted(toys)),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import surgery
 from surgery.host import Host
 from surgery.report.html import report_page
 from surgery.report.sections import over_time, sizes
+from surgery.testing.tiny import save_tiny
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -61,6 +64,15 @@ def test_a_source_that_changed_is_not_compared_with(out, host):
 def test_a_model_of_the_hub_is_not_fetched_for_it(out, host):
     text = report_page(out, host, {"base": "org/name"})
     assert "`org/name` is not on this machine; pass --models base=PATH" in text
+    manifest = json.loads((out / "surgery.json").read_text())
+    manifest["recipe"] = (
+        manifest["recipe"].replace("./code", "hub:org/code").replace("./base", "hub:org/base")
+    )
+    for name in ("base", "code"):
+        manifest["models"][name] |= {"repository": f"org/{name}", "revision": "a" * 40}
+    (out / "surgery.json").write_text(json.dumps(manifest))
+    text = report_page(out, host, {})
+    assert f"`hub:org/base@{'a' * 40}` is not on this machine; pass --models base=PATH" in text
 
 
 def test_without_the_run_report_the_rest_is_told(out, host):
@@ -112,3 +124,15 @@ def test_a_browser_shows_it_without_complaint(out, host, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
     assert Path(picture).stat().st_size > 20_000
+
+
+def test_of_codes_the_error_of_what_they_stand_for_is_shown(tmp_path, host):
+    save_tiny(tmp_path / "base")
+    steps = "{small: {op: quant.int8, model: base}}"
+    text = f"surgery: 1\nmodels: {{base: ./base}}\nsteps: {steps}\noutput: {{model: small, to: ./out}}\n"
+    surgery.loads(text, folder=tmp_path).run(surgery.RunOptions(device="cpu", threads=1))
+    page = report_page(tmp_path / "out", host, {})
+    assert "14 tensors are quantized: theirs is the error of what is stored. 7 of 21 tensors" in page
+    (error,) = re.findall(r"<title>mlp.down_proj, 0: ([\d.]+)</title>", page)
+    # half a step of max|w| / 127.5 at most, and |w| is about a third of the row's largest
+    assert 0.001 < float(error) < 0.02

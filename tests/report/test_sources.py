@@ -55,10 +55,20 @@ def test_a_name_that_the_recipe_lacks_is_said(made):
     assert str(error.value) == "--models: no model `bse`; did you mean `base`?"
 
 
-def test_a_model_of_the_hub_is_asked_for_by_its_commit(out):
+@pytest.mark.parametrize(
+    ("written", "pinned"),
+    [
+        ("org/name", "org/name@abc"),
+        ("org/name@main", "org/name@abc"),
+        ("hub:org/name@main/folder/x", "hub:org/name@abc/folder/x"),
+        ("./somewhere", "org/name@abc"),  # a folder of the Hub's cache
+    ],
+)
+def test_a_model_of_the_hub_is_asked_for_by_its_commit(out, written, pinned):
     manifest = read_manifest(out)
+    manifest["recipe"] = manifest["recipe"].replace("./base", written)
     manifest["models"]["base"] |= {"repository": "org/name", "revision": "abc"}
-    assert Made.of(out, manifest).sources({})["base"] == {"source": "org/name@abc"}
+    assert Made.of(out, manifest).sources({})["base"] == {"source": pinned}
 
 
 def test_an_adapter_is_looked_for_too(out, shop):

@@ -134,3 +134,42 @@ def test_an_adapter_that_peft_cannot_load_is_refused_with_its_place(tmp_path: Pa
     assert str(caught.value).endswith(
         "steps.lora: gives factors to nothing: no matrix is left; see `targets` and `where`"
     )
+
+
+def test_gpt2s_weights_in_out_come_back_through_peft_and_through_our_fold(tmp_path: Path):
+    from peft import PeftModel
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_embd=16, n_head=2, vocab_size=31, n_positions=8)
+    model = GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "base")
+    changed = {name: w for name, w in model.named_parameters() if "c_" in name and name.endswith("weight")}
+    with torch.no_grad():
+        for weight in changed.values():
+            weight.add_(torch.randn(weight.shape[0], 2) @ torch.randn(2, weight.shape[1]))
+    model.save_pretrained(tmp_path / "tuned")
+    step = {"op": "adapter.extract", "base": "base", "model": "tuned", "rank": 2, "fan_in_fan_out": True}
+    recipe: dict[str, Any] = {
+        "surgery": 1,
+        "models": {"base": "./base", "tuned": "./tuned"},
+        "steps": {"lora": step},
+        "output": {"model": "lora", "to": "./lora"},
+    }
+    loaded = surgery.loads(json.dumps(recipe), folder=tmp_path)
+    loaded.resolve().run(surgery.RunOptions(device="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = GPT2LMHeadModel.from_pretrained(tmp_path / "base")
+        merged = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload().state_dict()
+    back = {
+        "surgery": 1,
+        "models": {"b": {"source": "./base", "adapter": "./lora"}},
+        "output": {"model": "b"},
+    }
+    folded = surgery.state_dict(surgery.loads(json.dumps(back), folder=tmp_path))
+    assert len(changed) == 8
+    for name, weight in changed.items():
+        # changes of rank two and size one, factored in float64 and stored in float32
+        torch.testing.assert_close(merged[name], weight.detach(), rtol=0, atol=1e-5)
+        torch.testing.assert_close(folded[name], weight.detach(), rtol=0, atol=1e-5)

@@ -32,7 +32,7 @@ def measured(evaluator, subject, tensors, text=TEXT, **params):
 
 
 def by_hand(subject, tensors, length, *, begin=True):
-    """Every token's loss from a model that transformers loads itself, one window at a time."""
+    """The summed loss from a model that transformers loads itself, one window at a time; the last reaches back."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     model = LlamaForCausalLM(LlamaConfig(**subject.config)).eval()
@@ -40,11 +40,12 @@ def by_hand(subject, tensors, length, *, begin=True):
     ids = AutoTokenizer.from_pretrained(subject.folder)(TEXT, add_special_tokens=False)["input_ids"]
     ids = [1, *ids] if begin else ids
     nats = 0.0
-    for at in range(0, len(ids) - 1, length - 1):
-        row = torch.tensor([ids[at : at + length]])
+    for done in range(1, len(ids), length - 1):
+        stop = min(done + length - 1, len(ids))
+        start = max(stop - length, 0)
         with torch.inference_mode():
-            logs = model(row).logits[0].log_softmax(-1)
-        nats -= sum(float(logs[i, row[0, i + 1]]) for i in range(row.shape[1] - 1))
+            logs = model(torch.tensor([ids[start:stop]])).logits[0].log_softmax(-1)
+        nats -= sum(float(logs[at - start - 1, ids[at]]) for at in range(done, stop))
     return nats
 
 
@@ -165,7 +166,7 @@ def test_a_model_that_transformers_does_not_know_is_told(evaluator, subject):
 def test_a_tensor_that_transformers_names_otherwise_is_told(evaluator, subject):
     specs = {**subject.tensors, "model.extra": subject.tensors["model.norm.weight"]}
     odd = Subject(subject.config, subject.sidecars, specs, subject.folder)
-    with pytest.raises(SurgeryError, match="transformers keeps no tensor model.extra for this model"):
+    with pytest.raises(SurgeryError, match=r"transformers keeps no tensor model\.extra for this model"):
         evaluator.open(odd, Perplexity(text="text.txt"))
     wide = json.loads(json.dumps(subject.config)) | {"vocab_size": 33}
     with pytest.raises(

@@ -243,3 +243,17 @@ def test_the_hub_knows_the_same_hashes(hub, recipe, parents):
     recipe(to="hub:me/half", output={"keep": "./kept"}).run(CPU)
     blob = hub.repos["me/half"].at("main").files["model.safetensors"]
     assert blob.sha256 == hashlib.sha256((parents / "kept/model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_plan_says_where_it_will_be_published(hub, recipe, parents, monkeypatch):
+    from click.testing import CliRunner
+
+    from surgery.cli.main import cli
+
+    (parents / "mix.yaml").write_text(recipe(to="hub:me/half@next").recipe.text)
+    monkeypatch.chdir(parents)
+    shown = CliRunner().invoke(cli, ["plan", "mix.yaml"])
+    assert shown.exit_code == 0, shown.output
+    assert "output  half  hub:me/half@next" in shown.stdout
+    ran = CliRunner().invoke(cli, ["run", "mix.yaml"])
+    assert f"output  {hub.endpoint}/me/half/tree/next" in ran.stdout
