@@ -42,7 +42,8 @@ def source_address(text: str) -> Address:
     """Return what a source names. Raises CheckpointError for what is no address."""
     match = _FULL.fullmatch(text)
     parts = (match["path"] or "").split("/") if match else []
-    if match is None or _too_long(match["repo"]) or ".." in parts:
+    # git allows no `..` in a revision; in the cache it would lead elsewhere
+    if match is None or _too_long(match["repo"]) or ".." in parts or ".." in (match["revision"] or ""):
         raise CheckpointError(
             f"hub:{text}: is not a model on the Hub; write `org/name`, `org/name@revision`"
             " or `hub:org/name@revision/folder`"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from surgery.errors import CheckpointError
+from surgery.errors import CheckpointError, SurgeryError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -31,7 +31,7 @@ def endpoint() -> str:
     """Return the address of the Hub."""
     from huggingface_hub import constants
 
-    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
 def api() -> HfApi:
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
     """Return the folder of the Hub's cache."""
     from huggingface_hub import constants
 
-    return Path(os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE)
+    return Path(constants.HF_HUB_CACHE)
 
 
 def is_offline() -> bool:
@@ -80,7 +80,7 @@ def told(where: object) -> Iterator[None]:
     """Turn whatever the client raises into a CheckpointError of one line about `where`."""
     try:
         yield
-    except CheckpointError:
+    except SurgeryError:
         raise
     except Exception as error:  # the client's, the HTTP library's, the file system's: all the user's to mend
         raise CheckpointError(f"{where}: {_words(error)}") from error

@@ -1,6 +1,9 @@
 """Find the four kinds of text the zoo is trained on, and split each into training and held-out text.
 
-A domain is a `Split`: the documents to train on and one held-out sample. The two never share a file (code),
+    python recipes/zoo/corpus.py DIR
+
+writes `calibration.txt` beside this file, cut out of the training texts; DIR is where the two Debian packages were
+unpacked. A domain is a `Split`: the documents to train on and one held-out sample. The two never share a file (code),
 a novel (prose), a chapter (verse) or a line (math). Every order is fixed, so one machine always builds the
 same corpus; another Python version brings another standard library and thus slightly other code.
 """
@@ -9,6 +12,7 @@ import random
 import re
 import struct
 import subprocess
+import sys
 import sysconfig
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 HELD_OUT_BYTES = 24_000
+CALIBRATION_BYTES = 10_000
 HELD_OUT_MODULES = ("heapq", "textwrap", "shlex", "calendar", "queue", "sched", "fnmatch", "csv")
 # Tables, deliberately odd encodings, generated data: Python by suffix only.
 SKIPPED = {"site-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "lib2to3", "__phello__"}
@@ -42,6 +47,12 @@ def load(debian: Path) -> dict[str, Split]:
         "math": math(),
         "verse": verse(debian / BIBLE),
     }
+
+
+def calibration(splits: dict[str, Split]) -> str:
+    """Return a stretch from the middle of every training text: what ops look at that need activations."""
+    texts = ["\n".join(split.train) for split in splits.values()]
+    return "\n".join(clip(text[len(text) // 2 :], CALIBRATION_BYTES) for text in texts)
 
 
 def code(stdlib: Path) -> Split:
@@ -150,3 +161,7 @@ def need(path: Path, package: str) -> bytes:
             f"`dpkg-deb -x {package}_*.deb DIR`, then give `--debian DIR`"
         )
     return path.read_bytes()
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "calibration.txt").write_text(calibration(load(Path(sys.argv[1]))), "utf-8")

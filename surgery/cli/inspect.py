@@ -53,7 +53,7 @@ _HIGHLIGHTS: Final = (
 def command(path: str, tensors: bool, stored: bool, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Show what a checkpoint holds.
 
-    PATH is a folder, a file, or what a recipe may name as a source: `scheme:...` or a Hub id in the cache. Only
+    PATH is a folder, a file, or what a recipe may name as a source: `scheme:...` or a Hub id. Only
     headers are read.
     """
     with opened(path, host_with(plugins), stored=stored) as model:

@@ -24,7 +24,7 @@ from surgery.tensors import DTYPES, TensorSpec
 Compiled = Callable[[int], torch.Tensor]
 
 # Elements read and computed at a time within a range that is written at once: inputs, result and what lies between then
-# stay in a core's caches. Smaller pieces are computed faster (by half on 64 Ki elements), but every call into Python and
+# stay in the caches. Smaller pieces are computed faster (by half on 64 Ki elements), but every call into Python and
 # torch costs microseconds, and this is where both together cost least (measured on a mean of three models).
 PIECE = 1 << 17
 

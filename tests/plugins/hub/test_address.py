@@ -32,7 +32,19 @@ def test_an_address_is_repository_revision_and_path(text, address):
 
 
 @pytest.mark.parametrize(
-    "text", ["name", "", "org/", "/name", "org/na me", "org/a--b", "org/n..m", "o/" + "x" * 96, "org/n/../m"]
+    "text",
+    [
+        "name",
+        "",
+        "org/",
+        "/name",
+        "org/na me",
+        "org/a--b",
+        "org/n..m",
+        "o/" + "x" * 96,
+        "org/n/../m",
+        "org/n@..%2Fm",
+    ],
 )
 def test_what_is_no_address_is_refused_with_what_one_looks_like(text):
     with pytest.raises(CheckpointError) as error:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def test_what_begins_like_a_path_is_never_looked_up(hub, tmp_path, source):
     with pytest.raises(CheckpointError, match="there is no such file or folder"):
         opened(source, tmp_path)
     assert hub.requests == []
+
+
+def test_local_models_and_outputs_need_no_client(tiny, tmp_path):
+    recipe = "surgery: 1\nmodels: {a: ./tiny}\noutput: {model: a, to: ./out}\n"
+    code = (
+        f"import sys, surgery; surgery.loads({recipe!r}, folder={str(tmp_path)!r}).resolve()\n"
+        "assert 'huggingface_hub' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_in_a_repository(hub, tiny, tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
+import surgery
 from surgery_hub.client import endpoint
 from tests.plugins.hub.conftest import CPU
 
@@ -55,3 +59,20 @@ def test_the_manifest_names_commit_and_sha256(hub, recipe):
     code = manifest["models"]["code"]
     assert (code["source"], code["repository"], code["revision"]) == ("hub:org/code", "org/code", commit.sha)
     assert code["files"]["model.safetensors"]["sha256"] == commit.files["model.safetensors"].sha256
+
+
+def test_an_adapter_on_the_hub_is_folded_in_like_a_local_one(hub, parents):
+    zoo = Path(__file__).parents[3] / "recipes" / "zoo"
+    adapter = next(path.parent for path in sorted(zoo.rglob("adapter_config.json")))
+    hub.add("org/zoo", zoo / "base")
+    hub.add("org/lora", adapter)
+
+    def made(source: str, lora: str, to: str) -> bytes:
+        models = {"a": {"source": source, "adapter": lora}}
+        document = {"surgery": 1, "models": models, "output": {"model": "a", "to": to}}
+        surgery.loads(yaml.safe_dump(document), folder=parents).run(CPU)
+        return (parents / to / "model.safetensors").read_bytes()
+
+    local = made(str(zoo / "base"), str(adapter), "local")
+    assert made("org/zoo", "org/lora", "from-hub") == local
+    assert made("org/zoo", "hub:org/lora@main", "again") == local
