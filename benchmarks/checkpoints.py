@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1}
+BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F8_E4M3": 1, "I32": 4, "I64": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ class Stored:
     spec: Spec
     path: Path
     offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that the tensor takes in its file."""
+        return self.spec.nbytes
 
 
 def shards(specs: Iterable[Spec], limit: int) -> list[list[Spec]]:

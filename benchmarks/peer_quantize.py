@@ -24,9 +24,7 @@ def main(model: str, out: str, workers: str) -> None:
     """Quantize `model` into `out`, print one line of JSON."""
     model_free_ptq = importlib.import_module("llmcompressor").model_free_ptq
     start = time.perf_counter()
-    model_free_ptq(
-        model, out, scheme="W4A16", ignore=IGNORED, max_workers=int(workers), device="cpu"
-    )
+    model_free_ptq(model, out, scheme="W4A16", ignore=IGNORED, max_workers=int(workers), device="cpu")
     seconds = time.perf_counter() - start
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     print(json.dumps({"event": "finished", "seconds": seconds, "versions": versions}))

@@ -10,7 +10,7 @@ import torch
 
 from surgery.calibrate.skeleton import OUTSIDE, Skeleton
 from surgery.execute.jobs import JobRun
-from surgery.execute.memory import MemorySink
+from surgery.execute.memory_sink import MemorySink
 from surgery.execute.models import Site
 from surgery.execute.report import Meter
 from surgery.plan.nodes import Calibration

@@ -12,7 +12,7 @@ from surgery.execute.crew import Crew, one_thread_a_worker
 from surgery.execute.device import Place, World
 from surgery.execute.evaluate import Evaluator
 from surgery.execute.jobs import JobRun
-from surgery.execute.memory import MemorySink
+from surgery.execute.memory_sink import MemorySink
 from surgery.execute.models import Calibrate, Site, gather_models, scopes_of
 from surgery.execute.report import Meter
 from surgery.ops import BLOCK

@@ -1,1 +1,1 @@
-"""What a run leaves behind: the report as JSON and as a page, model card, lockfile."""
+"""What a run leaves beside the weights: report and model card; pages made of them; making an output again."""

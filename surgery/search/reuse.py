@@ -27,27 +27,33 @@ Compute = Callable[[Sequence[OutputTensor]], dict[str, "torch.Tensor"]]
 class Shared:
     """What candidates have had in common so far. Nodes of whole-model and group ops are left alone, and all below."""
 
-    def __init__(self, room: Room, compute: Compute) -> None:
-        self._room, self._compute = room, compute
+    def __init__(self, room: Room) -> None:
+        self._room = room
         self._seen: set[bytes] = set()
         self._kept: dict[Key, Source] = {}
         self._refused: set[Key] = set()
 
-    def rewritten(self, tensors: Sequence[OutputTensor], nodes: Digests) -> list[OutputTensor]:
-        """Return tensors that are computed from what is kept, where earlier candidates had it too."""
+    def rewritten(
+        self, tensors: Sequence[OutputTensor], nodes: Digests, compute: Compute
+    ) -> list[OutputTensor]:
+        """Return tensors that are computed from what is kept, where earlier candidates had it too.
+
+        `compute` makes what is to be kept.
+        """
         wanted: dict[Key, Node] = {}
         for tensor in tensors:
             tag = _tag(tensor.node)
             for node in _shared_below(tensor.node, lambda node: nodes.of(node) in self._seen):
-                wanted[nodes.of(node), tag] = node
-        self._keep({key: node for key, node in wanted.items() if key not in self._kept})
+                if _tag(node) == tag:  # alone it would be computed in less precision than here
+                    wanted[nodes.of(node), tag] = node
+        self._keep({key: node for key, node in wanted.items() if key not in self._kept}, compute)
         self._seen.update(nodes.of(n) for t in tensors for n in walk(t.node) if isinstance(n, Apply))
         return [replace(t, node=_replaced(t.node, self._for(_tag(t.node), nodes), {})) for t in tensors]
 
     def _for(self, tag: str, nodes: Digests) -> Callable[[Node], Source | None]:
         return lambda node: self._kept.get((nodes.of(node), tag)) if isinstance(node, Apply) else None
 
-    def _keep(self, wanted: dict[Key, Node]) -> None:
+    def _keep(self, wanted: dict[Key, Node], compute: Compute) -> None:
         """Compute nodes and keep them, as long as there is room."""
         chosen: list[tuple[Key, OutputTensor]] = []
         for key, node in wanted.items():
@@ -56,7 +62,7 @@ class Shared:
                 chosen.append((key, OutputTensor(spec, node)))
             else:
                 self._refused.add(key)
-        made = self._compute([tensor for _, tensor in chosen]) if chosen else {}
+        made = compute([tensor for _, tensor in chosen]) if chosen else {}
         for key, tensor in chosen:
             name = tensor.spec.name
             self._kept[key] = Source(MemoryCheckpoint({name: made[name]}), tensor.spec)
@@ -94,7 +100,9 @@ def _replaced(root: Node, kept: Callable[[Node], Source | None], made: dict[int,
         return root
     if id(root) not in made:
         fresh = {id(c): kept(c) or _replaced(c, kept, made) for c in inputs_of(root)}
-        made[id(root)] = _with_inputs(root, fresh) if any(fresh[i] is not c for i, c in _pairs(root)) else root
+        made[id(root)] = (
+            _with_inputs(root, fresh) if any(fresh[i] is not c for i, c in _pairs(root)) else root
+        )
     return made[id(root)]
 
 

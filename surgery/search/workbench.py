@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 from surgery.checkpoint.base import Checkpoint
 from surgery.host import Host
 from surgery.ops import Split
-from surgery.plan.model import Output, Plan
+from surgery.plan.model import Output, OutputTensor, Plan
 from surgery.plan.nodes import Apply, Digests, Node, inputs_of, walk
 from surgery.plan.resolve import resolve
 from surgery.recipe.model import Recipe
 from surgery.schedule.jobs import CHUNK, Job, make_jobs
 from surgery.schedule.options import RunOptions
 from surgery.search.kept import KeptCheckpoint, Room
+from surgery.search.reuse import Shared
 from surgery.trials import Subject
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Workbench:
         self._host, self._options = host, options
         self._room = Room(options.budget() // 2)
         self._opened: dict[str, Checkpoint] = {}
+        self._shared = Shared(self._room)
         self._evaluators: list[Evaluator] = []
         self._found: dict[Hashable, Any] = {}  # what gathers found: a few numbers for each tensor
 
@@ -77,7 +79,15 @@ class Workbench:
     def tensors(self, candidate: Candidate, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield some of a candidate's tensors, on the CPU in their stored dtype. Raises what executing raises."""
         wanted = [tensor for tensor in candidate.output.tensors if tensor.spec.name in names]
-        jobs = make_jobs([replace(candidate.output, tensors=tuple(wanted))], self._options.chunk or CHUNK)
+        fewer = self._shared.rewritten(
+            wanted, candidate.nodes, lambda shared: dict(self._computed(candidate, shared))
+        )
+        yield from self._computed(candidate, fewer)
+
+    def _computed(
+        self, candidate: Candidate, tensors: Sequence[OutputTensor]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        jobs = make_jobs([replace(candidate.output, tensors=tuple(tensors))], self._options.chunk or CHUNK)
         found: dict[int, Any] = {}
         self._gather(candidate, jobs, found)
         for batch in _batches(jobs):
@@ -116,7 +126,7 @@ class Workbench:
         """Return what some jobs make, in the plan's order, whichever worker was first."""
         from surgery.execute.crew import one_thread_a_worker
         from surgery.execute.jobs import JobRun
-        from surgery.execute.memory import MemorySink
+        from surgery.execute.memory_sink import MemorySink
         from surgery.execute.report import Meter
 
         sink = MemorySink()
