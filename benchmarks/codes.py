@@ -1,9 +1,9 @@
-"""Do two quantizers give the same numbers? Every scale and every 4-bit code of two `pack-quantized` folders is compared.
+"""Do two quantizers give the same numbers? All scales and 4-bit codes of two `pack-quantized` folders are compared.
 
-Both divide a weight by its stored scale and round to the nearest code. surgery divides in float32, llm-compressor in the
-weights' bfloat16, whose quotients have 8 bits: a weight that lies within such a step of the middle between two codes may
-go to either. A code that differs is *explained* when each engine's is what its own arithmetic gives; it is computed here
-once more, from the weights.
+Both divide a weight by its stored scale and round to the nearest code. surgery divides in float32, llm-compressor in
+the weights' bfloat16, whose quotients have 8 bits: a weight that lies within such a step of the middle between two
+codes may go to either. A code that differs is *explained* when each engine's is what its own arithmetic gives; it is
+computed here once more, from the weights.
 """
 
 from __future__ import annotations

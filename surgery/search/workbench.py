@@ -111,14 +111,16 @@ class Workbench:
         return Crew(self._evaluators, self._options.budget() // 2)
 
     def _gather(self, candidate: Candidate, jobs: Sequence[Job], found: dict[int, Any]) -> None:
-        """Find what jobs need to know of whole models."""
+        """Find what jobs need to know of whole models: thresholds, and statistics of activations."""
+        from surgery.api import calibrator
         from surgery.execute.crew import one_thread_a_worker
         from surgery.execute.device import World
         from surgery.execute.models import Site, gather_models, scopes_of
 
         crew = self._crew(candidate.plan.recipe.on_nonfinite)
         with one_thread_a_worker():
-            gather_models(found, scopes_of(jobs), Site(self._evaluators[0], crew, World()))
+            site = Site(self._evaluators[0], crew, World())
+            gather_models(found, scopes_of(jobs), site, calibrator(candidate.plan))
 
     def _made(
         self, jobs: Sequence[Job], found: dict[int, Any], keys: Mapping[int, Hashable]

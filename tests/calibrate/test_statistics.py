@@ -1,0 +1,79 @@
+"""What is summed when torch multiplies by a watched weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from surgery.calibrate.statistics import Adding, Seen, Watch, watched
+from surgery.ops import Need
+
+X = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]])
+
+
+def sums(watch: Watch, name: str = "w") -> tuple[list, list]:
+    found = watch.sums[name]
+    assert found[Need.SQUARES].dtype == found[Need.TOKENS].dtype == torch.float64
+    return found[Need.SQUARES].tolist(), found[Need.TOKENS].tolist()
+
+
+def test_squares_of_each_input_are_summed_over_tokens():
+    layer = torch.nn.Linear(2, 5)
+    with Watch(dict([watched("w", layer.weight)])) as watch:
+        layer(X)
+    assert sums(watch) == ([[10.0, 21.0]], [[3.0]])
+
+
+def test_batches_are_tokens_and_calls_add_up():
+    weight = torch.ones(5, 2)
+    with Watch(dict([watched("w", weight)])) as watch:
+        linear(X[None].expand(2, 3, 2), weight)
+        linear(input=X[:1], weight=weight)
+    assert sums(watch) == ([[21.0, 46.0]], [[7.0]])
+
+
+def test_experts_in_one_tensor_are_told_apart():
+    experts = torch.ones(3, 5, 2)
+    with Watch(dict([watched("w", experts)])) as watch:
+        linear(X[:1], experts[torch.tensor(2)])
+        linear(X[1:], experts[0])
+    assert sums(watch) == ([[9.0, 17.0], [0.0, 0.0], [1.0, 4.0]], [[2.0], [0.0], [1.0]])
+
+
+def test_other_weights_and_transposed_ones_are_not_looked_at():
+    weight, square = torch.ones(5, 2), torch.ones(2, 2)
+    with Watch(dict([watched("w", square)])) as watch:
+        linear(X, weight)
+        linear(X, square.T)
+        X @ square
+    assert sums(watch) == ([[0.0, 0.0]], [[0.0]])
+
+
+def test_sums_are_exact_where_float32_is_not():
+    x = torch.full((1000, 1), 4097.0)
+    weight = torch.ones(1, 1)
+    with Watch(dict([watched("w", weight)])) as watch:
+        linear(x, weight)
+    assert sums(watch) == ([[1000 * 4097.0**2]], [[1000.0]])
+
+
+def test_the_model_is_stopped_when_all_is_seen():
+    a, b = torch.ones(5, 2), torch.ones(5, 2)
+    with pytest.raises(Seen), Watch(dict([watched("a", a), watched("b", b)]), enough=True) as watch:
+        linear(X, a)
+        linear(X, b)
+        raise AssertionError("goes on")
+    assert sums(watch, "a") == sums(watch, "b") == ([[10.0, 21.0]], [[3.0]])
+
+
+def test_samples_are_added_in_place():
+    weight = torch.ones(5, 2)
+    parts = []
+    for _ in range(2):
+        with Watch(dict([watched("w", weight)])) as watch:
+            linear(X, weight)
+        parts.append(watch.sums)
+    total = Adding().fold(*parts)
+    assert total is parts[0]
+    assert total["w"][Need.SQUARES].tolist() == [[20.0, 42.0]]
