@@ -31,7 +31,7 @@ def run(slowly):
         samples = Sequence._samples
         def slow(self, work):
             def one(sample, ids):
-                time.sleep(0.05)
+                time.sleep(0.12)
                 work(sample, ids)
             samples(self, one)
         Sequence._samples = slow
@@ -51,6 +51,8 @@ def fork(slowly):
 random.seed(int(sys.argv[1]))
 deaths = []
 for _ in range(6):
+    if os.path.exists("out"):
+        break
     child = fork(slowly=True)
     time.sleep(random.uniform(0.3, 0.9))
     work = "out.partial/.surgery"
@@ -58,7 +60,8 @@ for _ in range(6):
     os.waitpid(child, 0)
     folders = os.listdir(work) if os.path.isdir(work) else []
     deaths.append(sorted(f for name in folders if name.startswith("cal") for f in os.listdir(f"{work}/{name}")))
-os.waitpid(fork(slowly=False), 0)
+if not os.path.exists("out"):
+    os.waitpid(fork(slowly=False), 0)
 print(json.dumps(deaths))
 """
 
