@@ -37,6 +37,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "int4 absmax": {"op": "quant.int4", "group_size": GROUP},
     "int4 mse": {"op": "quant.int4", "group_size": GROUP, "scales": "mse"},
     "magnitude 50 %": {"op": "prune.magnitude", "sparsity": 0.5},
+    "magnitude 50 % rows": {"op": "prune.magnitude", "sparsity": 0.5, "scope": "row"},
     "wanda 50 %": {"op": CALIBRATED, "sparsity": 0.5},
     "magnitude 2:4": {"op": "prune.magnitude", "pattern": "2:4"},
     "wanda 2:4": {"op": CALIBRATED, "pattern": "2:4"},

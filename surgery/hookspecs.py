@@ -54,7 +54,7 @@ def surgery_register_sources() -> list[Scheme]:  # type: ignore[empty-body]
 
 @hookspec
 def surgery_register_destinations() -> list[Destination]:  # type: ignore[empty-body]
-    """Return schemes of `to:` (`hub:`) that outputs are published to. Called when an output or `surgery push` names one."""
+    """Return schemes of `to:` (`hub:`) that outputs are published to. Called when a recipe or `push` names one."""
 
 
 @hookspec(firstresult=True)

@@ -28,7 +28,7 @@ class Call:
     kwargs: dict[str, Any]
 
 
-class _Stop(Exception):  # noqa: N818  not an error: the rest of the model is not needed
+class _Stop(Exception):
     """The model came to where it was to stop, with these hidden states."""
 
     def __init__(self, hidden: torch.Tensor) -> None:
@@ -133,7 +133,9 @@ class Blocks:
             raise
         except Exception as error:  # whatever it does with a block that does nothing
             if self.wraps:
-                raise self._skeleton.refusal(f"fails between blocks: {str(error).partition(chr(10))[0]}") from error
+                raise self._skeleton.refusal(
+                    f"fails between blocks: {str(error).partition(chr(10))[0]}"
+                ) from error
             raise _Unlike from error
         raise self._skeleton.refusal("does not run all of its blocks")
 
@@ -152,7 +154,7 @@ class Blocks:
                 del self._skeleton.blocks[index].forward
 
 
-class _Unlike(Exception):  # noqa: N818  the model treats what a block returns in another way
+class _Unlike(Exception):
     """A block was given something else than what the one before returned."""
 
 

@@ -65,7 +65,9 @@ class Places:
         sources = self.sources[target]
         if self._patterns[sources[0]] is None:
             return values[sources[0]]
-        return self._rules.joined(target, [(name, self._patterns[name] or "", values[name]) for name in sources])
+        return self._rules.joined(
+            target, [(name, self._patterns[name] or "", values[name]) for name in sources]
+        )
 
 
 def _parameters(model: Any) -> tuple[dict[str, torch.Tensor], dict[str, list[str]]]:
@@ -128,5 +130,6 @@ class _Rules:
         for name, pattern, value in parts:
             converter.add_tensor(target, name, pattern, value)
         made = converter.convert(target, model=self._model, config=self._model.config)
-        value = made[target]
-        return value[0] if isinstance(value, list) else value
+        found: Any = made[target]
+        joined: torch.Tensor = found[0] if isinstance(found, list) else found
+        return joined

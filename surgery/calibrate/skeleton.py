@@ -117,15 +117,16 @@ def _build(step: str, written: Mapping[str, Any]) -> Any:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    build: Any = AutoModelForCausalLM.from_config  # carries no types
     kind = written["model_type"]
-    settings = {key: value for key, value in config_with_dtype(without_quantization(written), "float32").items()}
-    settings.pop("model_type")
+    settings = config_with_dtype(without_quantization(written), "float32")
+    del settings["model_type"]
     try:
         config = AutoConfig.for_model(kind, **settings)
         config.use_cache = False
         config._experts_implementation = "eager"  # one call for each expert: its inputs can be seen
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = build(config, trust_remote_code=False)
     except Exception as error:  # whatever an odd config makes of it
         first = str(error).partition("\n")[0]
         raise PlanError(

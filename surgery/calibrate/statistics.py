@@ -15,7 +15,9 @@ from torch.overrides import TorchFunctionMode
 
 from surgery.ops import Need
 
-Sums = dict[str, dict[str, torch.Tensor]]  # by parameter, then by `Need`; float64 [experts, in] and [experts, 1]
+Sums = dict[
+    str, dict[str, torch.Tensor]
+]  # by parameter, then by `Need`; float64 [experts, in] and [experts, 1]
 
 _TOKENS: Final = 256  # tokens squared at a time in float64
 
@@ -58,7 +60,7 @@ class Watch(TorchFunctionMode):
         expert = weight.storage_offset() // entry.matrix
         rows = x.detach().reshape(-1, entry.features)
         sums = self.sums[entry.name]
-        for part in rows.split(_TOKENS):
+        for part in torch.split(rows, _TOKENS):
             sums[Need.SQUARES][expert] += part.to(torch.float64).square_().sum(0).cpu()
         sums[Need.TOKENS][expert] += len(rows)
         self._left.discard(entry.name)
@@ -66,7 +68,7 @@ class Watch(TorchFunctionMode):
             raise Seen
 
 
-class Seen(Exception):  # noqa: N818  not an error: the rest of the model is not needed
+class Seen(Exception):
     """All that is watched has been seen."""
 
 

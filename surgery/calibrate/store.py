@@ -115,7 +115,7 @@ class States:
     def read(self, sample: int) -> torch.Tensor:
         """Return a sample's states, [length, hidden]."""
         values = np.empty(self._shape, np.float32)
-        view, at = memoryview(values).cast("B"), 0
+        view, at = values.data.cast("B"), 0
         while at < self._size:
             count = os.preadv(self._descriptor, [view[at:]], sample * self._size + at)
             if count == 0:
@@ -125,7 +125,7 @@ class States:
 
     def write(self, sample: int, values: torch.Tensor) -> None:
         """Write a sample's states."""
-        data = memoryview(values.to("cpu", torch.float32).contiguous().numpy()).cast("B")
+        data = values.to("cpu", torch.float32).contiguous().numpy().data.cast("B")
         at = 0
         while at < self._size:
             at += os.pwrite(self._descriptor, data[at:], sample * self._size + at)

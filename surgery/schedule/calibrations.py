@@ -20,7 +20,7 @@ from surgery.plan.virtual import text_config
 from surgery.schedule.jobs import CHUNK, Job, make_jobs
 from surgery.tensors import DTYPES, TensorSpec
 
-# What transformers, its model's code and its tokenizer take once they are imported; measured: 95 to 125 MiB.
+# What transformers, a model's code, its tokenizer and torch's kernels take; measured: 95 to 130 MiB.
 LIBRARY: Final = 128 * 2**20
 # A block computes with float32 tensors of [tokens, features]. At its widest place it holds this many of the hidden
 # size (the residual stream, its norm, queries to values) and this many of the widest Linear's size.
@@ -34,12 +34,12 @@ _DOUBLE: Final = 8
 class CalibrationCost:
     """What a step's calibration takes.
 
-    weights      bytes of the largest part of the model that is there at a time
-    computing    bytes that jobs hold while they compute a tensor of it
-    working      bytes that a worker needs for a chunk meanwhile
-    sample       bytes of the activations of one sample
-    statistics   bytes of all statistics, and of one block's for a sample
-    disk         bytes of the files that hold all samples between two blocks
+    weights     bytes of the largest part of the model that is there at a time
+    computing   bytes that jobs hold while they compute a tensor of it
+    working     bytes that a worker needs for a chunk meanwhile
+    sample      bytes of the activations of one sample
+    statistics  bytes of all statistics
+    disk        bytes of the files that hold all samples between two blocks
     """
 
     step: str
@@ -111,7 +111,7 @@ def _members(calibration: Calibration) -> Sequence[TensorSpec]:
 
 
 def _parts(calibration: Calibration) -> Mapping[int | str, int]:
-    """Return the bytes of every block, of what comes before them and of what comes after them."""
+    """Return the bytes of every block, and of what is outside of them."""
     after = any(calibration.roles[name].layer is None for name in calibration.members)
     parts: dict[int | str, int] = {}
     for name, node in calibration.nodes.items():
@@ -119,7 +119,8 @@ def _parts(calibration: Calibration) -> Mapping[int | str, int]:
         part: int | str = role.layer if role.layer is not None else "outside"
         if part == "outside" and not after and role.kind.partition(".")[0] in ("head", "norm"):
             continue  # only what makes embeddings is needed
-        parts[part] = parts.get(part, 0) + _FLOAT * node.spec.numel
+        copies = 1 if role.expert is None else 2  # transformers fuses experts: as they are, and together
+        parts[part] = parts.get(part, 0) + copies * _FLOAT * node.spec.numel
     return parts
 
 
@@ -141,9 +142,6 @@ def _matrices(calibration: Calibration) -> list[TensorSpec]:
 
 
 def _sample(calibration: Calibration, hidden: int) -> int:
-    """Return the bytes of the activations of one sample in a block, statistics included."""
+    """Return the bytes of the activations of one sample in a block."""
     widest = max((max(spec.shape[-2:]) for spec in _matrices(calibration)), default=hidden)
-    after = [name for name in calibration.members if calibration.roles[name].layer is None]
-    if after:  # the head's inputs are the only ones wider
-        widest = max(widest, *(calibration.members[name].spec.shape[-1] for name in after))
     return calibration.settings.length * _FLOAT * (NARROW * hidden + WIDE * widest)

@@ -86,9 +86,7 @@ class _Fit:
         return room, self.fixed + self.buffers + min(self.held, room)
 
 
-def _fit(
-    jobs: list[Job], texts: tuple[CalibrationCost, ...], fixed: int, budget: int, wanted: int
-) -> _Fit:
+def _fit(jobs: list[Job], texts: tuple[CalibrationCost, ...], fixed: int, budget: int, wanted: int) -> _Fit:
     """Return how many workers fit: the largest job must fit beside all workers' buffers, and so must a calibration."""
     fixed += max((job.gathered for job in jobs), default=0)
     widest = max([*(job.working for job in jobs), *(text.working for text in texts)], default=0)

@@ -146,11 +146,12 @@ class Bench:
         text = yaml.safe_dump(self.document(steps, **more), sort_keys=False)
         return surgery.loads(text, folder=self.folder, plugins=[self.folder / "toys.py"])
 
-    def run(self, steps: dict[str, Any], options: RunOptions | None = None, to: str = "out", **more: Any) -> Any:
+    def run(
+        self, steps: dict[str, Any], options: RunOptions | None = None, to: str = "out", **more: Any
+    ) -> Any:
         """Run a recipe; return the tensors of its output."""
         self.recipe(steps, to=to, **more).run(options or RunOptions(device="cpu", threads=2, force=True))
         return load_file(self.folder / to / "model.safetensors")
-
 
     def data(self, to: str) -> bytes:
         """Return the bytes of an output's weights."""

@@ -56,7 +56,9 @@ def test_a_model_whose_blocks_hand_on_more_is_refused(models):
     blocks = Blocks(filled(models("rwkv")))
     with pytest.raises(PlanError) as error:
         blocks.learn(IDS[0])
-    assert str(error.value).startswith("step x: RwkvForCausalLM fails between blocks: not enough values to unpack")
+    assert str(error.value).startswith(
+        "step x: RwkvForCausalLM fails between blocks: not enough values to unpack"
+    )
     assert str(error.value).endswith("; it cannot be calibrated block by block")
 
 
@@ -95,5 +97,7 @@ def test_a_model_that_tells_its_blocks_of_the_text_is_refused():
     blocks = Blocks(Bare(Residual(0.0, told=True)))
     blocks.learn(IDS[0])
     blocks.require_same(IDS[0])
-    with pytest.raises(PlanError, match=r"step x: Residual gives block 0 more than hidden states of the text;"):
+    with pytest.raises(
+        PlanError, match=r"step x: Residual gives block 0 more than hidden states of the text;"
+    ):
         blocks.require_same(IDS[1])

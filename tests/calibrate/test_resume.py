@@ -26,26 +26,29 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 surgery.calibrate.runner.Calibrator(surgery.load("recipe.yaml", plugins=["toys.py"]).resolve().plan)
 options = surgery.RunOptions(device="cpu", threads=2)
 
-def run(slowly):
-    if slowly:  # so that a kill hits each stage
+def run(told):
+    if told is not None:  # slowly, with a word after each sample, so that kills hit every stage on any machine
         samples = Sequence._samples
         def slow(self, work):
             def one(sample, ids):
-                time.sleep(0.12)
+                time.sleep(0.03)
                 work(sample, ids)
+                os.write(told, b".")
             samples(self, one)
         Sequence._samples = slow
     surgery.load("recipe.yaml", plugins=["toys.py"]).run(options)
 
-def fork(slowly):
+def fork(told):
     child = os.fork()
     if child == 0:
         try:
-            run(slowly)
+            run(told)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(0)
+    if told is not None:
+        os.close(told)
     return child
 
 random.seed(int(sys.argv[1]))
@@ -53,25 +56,36 @@ deaths = []
 for _ in range(6):
     if os.path.exists("out"):
         break
-    child = fork(slowly=True)
-    time.sleep(random.uniform(0.3, 0.9))
+    heard, told = os.pipe()
+    child = fork(told)
+    for _ in range(random.randint(1, 11)):  # a pass runs six samples
+        if not os.read(heard, 1):
+            break
+    time.sleep(random.uniform(0, 0.06))
     work = "out.partial/.surgery"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(heard)
     folders = os.listdir(work) if os.path.isdir(work) else []
     deaths.append(sorted(f for name in folders if name.startswith("cal") for f in os.listdir(f"{work}/{name}")))
 if not os.path.exists("out"):
-    os.waitpid(fork(slowly=False), 0)
+    os.waitpid(fork(None), 0)
 print(json.dumps(deaths))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_ends_in_the_bytes_of_one_that_was_not(bench):
     bench.run(STEPS, to="straight")
     document = bench.document(STEPS)
     (bench.folder / "recipe.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     ran = subprocess.run(
-        [sys.executable, "-c", KILLED, "0"], cwd=bench.folder, capture_output=True, text=True, timeout=110, check=True
+        [sys.executable, "-c", KILLED, "0"],
+        cwd=bench.folder,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=True,
     )
     assert ran.stderr == ""
     deaths = json.loads(ran.stdout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -18,6 +20,12 @@ def ids_of(recipe: surgery.LoadedRecipe) -> torch.Tensor:
     return prepare(calibrations_of(tensor.node for tensor in plan.outputs[0].tensors)[0]).ids
 
 
+def see(total, module, args) -> None:
+    rows = args[0].flatten(0, -2).double()
+    total[0] += rows.square().sum(0)
+    total[1] += len(rows)
+
+
 @torch.no_grad()
 def reference(whole, ids, chosen, change, head=False) -> dict[str, torch.Tensor]:
     """Go through a whole model in memory: hooks on every chosen Linear of a block, then change them."""
@@ -27,15 +35,9 @@ def reference(whole, ids, chosen, change, head=False) -> dict[str, torch.Tensor]
         linears = {n: m for n, m in named.items() if isinstance(m, torch.nn.Linear) and chosen in n}
         found = {name: [torch.zeros(m.in_features, dtype=torch.float64), 0] for name, m in linears.items()}
 
-        def see(name):
-            def hook(module, args):
-                rows = args[0].flatten(0, -2).double()
-                found[name][0] += rows.square().sum(0)
-                found[name][1] += len(rows)
-
-            return hook
-
-        hooks = [module.register_forward_pre_hook(see(name)) for name, module in linears.items()]
+        hooks = [
+            module.register_forward_pre_hook(partial(see, found[name])) for name, module in linears.items()
+        ]
         for row in ids:
             whole(row[None], use_cache=False)
         for hook in hooks:
@@ -67,7 +69,9 @@ def test_each_block_sees_what_the_changed_blocks_before_it_make(bench, models):
     made = bench.run(SEEN)
     same(made, reference(fresh(models("llama")), ids, "mlp", scaled))
     unchanged = reference(fresh(models("llama")), ids, "layers.0.mlp", scaled)
-    assert not torch.allclose(made["model.layers.1.mlp.up_proj.weight"], unchanged["model.layers.1.mlp.up_proj.weight"])
+    assert not torch.allclose(
+        made["model.layers.1.mlp.up_proj.weight"], unchanged["model.layers.1.mlp.up_proj.weight"]
+    )
 
 
 def test_the_model_that_is_run_is_what_the_plan_computes(bench, models):
@@ -86,7 +90,9 @@ def test_the_head_sees_what_comes_behind_the_last_norm(bench, models):
     made = bench.run(steps)
     whole = fresh(models("llama"))
     expected = reference(whole, ids_of(bench.recipe(steps)), "layers.1.mlp", scaled)
-    assert torch.equal(made["model.layers.0.mlp.up_proj.weight"], expected["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(
+        made["model.layers.0.mlp.up_proj.weight"], expected["model.layers.0.mlp.up_proj.weight"]
+    )
     same(made, reference(whole, ids_of(bench.recipe(steps)), "lm_head", scaled, head=True))
 
 
@@ -139,9 +145,18 @@ def test_the_seed_and_the_text_change_the_result_and_nothing_is_left(bench):
     assert not (bench.folder / "out.partial").exists()
 
 
+def test_progress_says_which_block_is_run(bench, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("surgery.execute.run._Run._say", lambda self, text: said.append(text))
+    bench.run(SEEN)
+    assert said == [*(f"x: activations of block {block} of 3" for block in (1, 2, 3)), ""]
+
+
 def test_a_text_that_is_too_short_is_refused_before_any_work(bench):
     bench.settings["samples"] = 1000
-    with pytest.raises(PlanError, match=r"step x: the calibration text is enough for \d+ samples of 24 tokens"):
+    with pytest.raises(
+        PlanError, match=r"step x: the calibration text is enough for \d+ samples of 24 tokens"
+    ):
         bench.run(SEEN)
     assert not (bench.folder / "out.partial").exists()
 
@@ -150,12 +165,16 @@ def test_activations_that_are_not_finite_are_refused(bench, models):
     model = models("llama")
     name = "model.layers.1.mlp.up_proj.weight"
     bench.model("hot", model.tensors | {name: model.tensors[name] * 1e38}, model)
-    said = r"step x: the inputs of model.layers.2.mlp.\w+.weight on the calibration text are not finite; check the model"
+    said = (
+        r"step x: the inputs of model.layers.2.mlp.\w+.weight on the calibration text are not finite; check "
+    )
     with pytest.raises(OpError, match=said):  # block 1 makes numbers that block 2 cannot square
         bench.run({"x": {**SEEN["x"], "model": "hot"}})
 
 
 def test_a_budget_that_is_too_small_is_refused_before_any_work(bench):
-    with pytest.raises(ResourceError, match=r"schedule: step x needs 1\d\d.\d MiB to run a block of the model on 24 tok"):
+    with pytest.raises(
+        ResourceError, match=r"schedule: step x needs 1\d\d.\d MiB to run a block of the model on 24 tok"
+    ):
         bench.run(SEEN, RunOptions(device="cpu", memory=128 * 2**20))
     assert not (bench.folder / "out.partial").exists()

@@ -100,7 +100,10 @@ def test_a_tensor_of_another_shape_than_the_config_says_is_refused(models):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"model_type": "t5"}, "transformers cannot build a causal language model of type `t5`: Unrecognized"),
+        (
+            {"model_type": "t5"},
+            "transformers cannot build a causal language model of type `t5`: Unrecognized",
+        ),
         ({"model_type": "nothing"}, "transformers cannot build a causal language model of type `nothing`: "),
     ],
 )
@@ -113,8 +116,11 @@ def test_what_transformers_cannot_build_is_refused(config, said):
 
 def test_a_model_with_two_lists_of_blocks_is_refused():
     skeleton = Skeleton.__new__(Skeleton)
-    skeleton.step, skeleton.model = "x", torch.nn.ModuleDict(
-        {name: torch.nn.ModuleList([torch.nn.Linear(2, 2)]) for name in ("encoder", "decoder")}
+    skeleton.step, skeleton.model = (
+        "x",
+        torch.nn.ModuleDict(
+            {name: torch.nn.ModuleList([torch.nn.Linear(2, 2)]) for name in ("encoder", "decoder")}
+        ),
     )
     with pytest.raises(PlanError, match=r"ModuleDict has 2 lists of blocks \(encoder, decoder\), not one;"):
         skeleton._find_blocks()

@@ -38,9 +38,14 @@ def test_the_inputs_of_the_next_block_replace_those_before(tmp_path):
 def test_what_was_not_finished_is_not_there(tmp_path):
     store = Store(tmp_path, (2, 4))
     filled(store, 0)
-    with pytest.raises(KeyboardInterrupt), store.new_inputs(1, 3) as states:
-        states.write(0, torch.zeros(4, 3))
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with store.new_inputs(1, 3) as states:
+            states.write(0, torch.zeros(4, 3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert (tmp_path / "inputs-1.bin.new").exists()
     again = Store(tmp_path, (2, 4))
     assert again.reached() == 0

@@ -69,5 +69,7 @@ def test_a_text_that_is_too_short_says_how_far_it_goes(tmp_path):
 
 def test_a_broken_tokenizer_is_an_error_that_names_the_step(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(PlanError, match=r"step x: transformers cannot load the model's tokenizer: .*; mend the files"):
+    with pytest.raises(
+        PlanError, match=r"step x: transformers cannot load the model's tokenizer: .*; mend the files"
+    ):
         load_tokenizer("x", {"tokenizer.json": tmp_path / "tokenizer.json"})

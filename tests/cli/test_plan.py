@@ -28,6 +28,21 @@ def test_a_plan_shows_models_steps_outputs_and_totals(surgery, work):
     assert not (work / "out").exists()
 
 
+def test_a_calibrated_step_says_what_it_runs(surgery, work):
+    (work / "base" / "tokenizer.json").write_text("{}")
+    (work / "text.txt").write_text("text")
+    (work / "lean.yaml").write_text(
+        "surgery: 1\nmodels: {base: ./base}\ncalibration: {text: text.txt, samples: 4, length: 8}\n"
+        "steps: {lean: {op: prune.wanda, model: base}}\noutput: {model: lean, to: ./out}\n"
+    )
+    result = surgery("plan", "lean.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == (
+        "calibration  lean runs its model on 4 × 8 tokens first, a block of at most 9.1 KiB at a time; "
+        "4.0 KiB of disk meanwhile"
+    )
+
+
 def test_the_memory_is_held_against_the_budget(surgery, work):
     memory = surgery("plan", "mix.yaml", "--memory", "1GiB").stdout.splitlines()[13]
     assert memory.endswith(" of 1.0 GiB allowed")
