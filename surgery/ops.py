@@ -8,7 +8,7 @@ The declaration is what lets one engine schedule everything:
     REDUCE    blocks to gather from, then as ELEMENT     stream each pass
     TENSOR    one whole tensor in its shape              one at a time, on the device
     GROUP     the tensors that a key collects            one group at a time
-    MODEL     blocks of every tensor, then as ELEMENT    first pass gather, second pass apply
+    MODEL     blocks of all tensors, then as ELEMENT     first pass gather, second pass apply
     LAYOUT    names and specs only, at plan time         move no bytes
 
 An op that `emits` makes several stored tensors of one (codes and scales, two factors): it sees whole rows, or the
@@ -109,7 +109,7 @@ class Signature:
     base: TensorSpec | None
     each: tuple[Params, ...]  # the parameters of each model in `models`, numbers for this tensor filled in
     role: Role
-    numel: int  # elements of the tensor; of the whole model for a MODEL op
+    numel: int  # elements of the tensor; of all that a MODEL op gathers from together
     places: tuple[int, ...] = ()  # where each of `models` stands among the step's; empty: all have the tensor
 
     def place(self, index: int) -> int:
@@ -296,6 +296,7 @@ class Op:
     propagates: bool = False
     buffers: int = 0
     workspace: Callable[[Signature, Any], int] | None = None
+    pool: Callable[[Signature, Any], Hashable] | None = None
     emits: Callable[[Signature, Any], Sequence[Part]] | None = None
     describe: Callable[[Made, Any], Description] | None = None
     needs: tuple[Need, ...] = ()
@@ -350,6 +351,7 @@ def op(
     propagates: bool = False,
     buffers: int = 0,
     workspace: Callable[[Signature, Any], int] | None = None,
+    pool: Callable[[Signature, Any], Hashable] | None = None,
     emits: Callable[[Signature, Any], Sequence[Part]] | None = None,
     describe: Callable[[Made, Any], Description] | None = None,
     needs: Sequence[Need] = (),
@@ -375,6 +377,8 @@ def op(
     propagates  NaN or Inf in any input always shows in the result, so that only the result is checked
     buffers     scratch buffers of a chunk's size that the op asks for
     workspace   (signature, params) -> bytes of temporaries of a TENSOR or GROUP op; by default three times its inputs
+    pool        (signature, params) -> what the tensors have in common that a MODEL op gathers from together, such as
+                their layer; by default it gathers from all of them. Parameters must be equal within a pool
     emits       (signature, params) -> the tensors that it makes of one, which it then returns as a mapping from names
                 to tensors in their stored dtypes (floats also in the compute dtype). It is a ROW op, or a Reduce
                 whose `apply` sees whole rows, or a TENSOR op
@@ -414,6 +418,7 @@ def op(
             propagates=propagates,
             buffers=buffers,
             workspace=workspace,
+            pool=pool,
             emits=emits,
             describe=describe,
             needs=tuple(needs),

@@ -56,7 +56,7 @@ class Agree:
 
 @dataclass(slots=True, eq=False)
 class Scope:
-    """The tensors that a MODEL op gathers from; one for each step with such an op."""
+    """The tensors that a MODEL op gathers from together: all of a step, or what its op pools."""
 
     step: str
     members: list[Apply] = field(default_factory=list)

@@ -139,7 +139,7 @@ class _Tensors:
     def __init__(self, work: Expansion, split: Split) -> None:
         self.work, self.split = work, split
         step, where = work.step, work.problems.recipe.where
-        self.scope = Scope(step.name) if split is Split.MODEL else None
+        self.scopes: dict[Hashable, Scope] = {}
         self.calibration = calibration_of(step, work.models[0], work.problems) if step.op.needs else None
         self.groups: dict[Hashable, GroupCall] = {}
         self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)))
@@ -171,10 +171,25 @@ class _Tensors:
         for numbers in [self.numbers, *self.each]:
             work.problems.findings.extend(numbers.findings())
         self._close_groups()
-        if self.split is Split.MODEL and any(numbers.schedules for numbers in [self.numbers, *self.each]):
-            work.problems.add(
-                work.path, "a ramp or a map of selectors has no meaning for a whole model; write numbers"
-            )
+        self._check_scopes()
+
+    def _check_scopes(self) -> None:
+        """Refuse numbers that differ between tensors that are gathered from together."""
+        for scope in self.scopes.values():
+            first, *others = scope.members
+            given = first.params, first.signature.each
+            if any((member.params, member.signature.each) != given for member in others):
+                what = "a ramp or a map of selectors has no meaning for tensors that share a statistic"
+                self.work.problems.add(self.work.path, f"{what}; write numbers")
+                return
+
+    def _scope(self, signature: Signature, params: Params) -> Scope | None:
+        """Return the scope that a tensor of a MODEL op is gathered in."""
+        if self.split is not Split.MODEL:
+            return None
+        pool = self.work.step.op.pool
+        key = pool(signature, params) if pool else None
+        return self.scopes.setdefault(key, Scope(self.work.step.name))
 
     def _names(self) -> list[str]:
         """Return the tensors of all inputs: the base's in its order, then what others add."""
@@ -344,15 +359,15 @@ class _Tensors:
             base=base.node if base else None,
             spec=spec,
             seed=work.seed,
-            scope=self.scope,
+            scope=self._scope(signature, params),
             calibration=self.calibration,
             parts=parts,
         )
         work.changed[name] = signature
         if self.calibration is not None:
             self.calibration.members[name] = node
-        if self.scope is not None:
-            self.scope.members.append(node)
+        if node.scope is not None:
+            node.scope.members.append(node)
         if self.split is Split.GROUP:
             self._join(name, info, node, models[0])
         elif parts:

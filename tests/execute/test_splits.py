@@ -293,6 +293,19 @@ def test_model_gathers_over_what_other_ops_make(shop, below):
     assert all(equal(made[name], values) for name, values in wanted.items())
 
 
+def test_a_model_op_may_gather_layer_by_layer(shop):
+    a = {name: values for name, values in layers(0).items() if values.numel()}
+    shop.save("a", a)
+    made = shop.run({"m": {"op": "toy.layer_largest", "models": ["a"]}})
+    pools: dict[str, dict[str, torch.Tensor]] = {}
+    for name, values in a.items():
+        layer = name.split(".")[1] if name.startswith("layers.") else "outside"
+        pools.setdefault(layer, {})[name] = values
+    assert len(pools) > 2
+    wanted = {name: values for pool in pools.values() for name, values in largest(pool).items()}
+    assert all(equal(made[name], values) for name, values in wanted.items())
+
+
 def test_model_over_model(shop):
     a = shop.save("a", layers(0))
     made = shop.run(

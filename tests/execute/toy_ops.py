@@ -212,9 +212,8 @@ class Share(Group):
         return list(results) if p.how == "list" else results
 
 
-@op("toy.largest", split=Split.MODEL, each=Weight)
-class Largest(Reduce):
-    """Divide by the largest magnitude in the whole model, times the model's elements: two gathers."""
+class LargestOf(Reduce):
+    """Divide by the largest magnitude of what is gathered, times its elements: two gathers."""
 
     gathers = 2
 
@@ -235,6 +234,16 @@ class Largest(Reduce):
     def apply(self, x: Any, p: Any, found: tuple[float, ...]) -> torch.Tensor:
         assert x.signature.numel == found[2]
         return x.models[0] / found[0] * found[1] + found[2]
+
+
+@op("toy.largest", split=Split.MODEL, each=Weight)
+class Largest(LargestOf):
+    """Divide by the largest magnitude in the whole model, times the model's elements."""
+
+
+@op("toy.layer_largest", split=Split.MODEL, each=Weight, pool=lambda signature, p: signature.role.layer)
+class LayerLargest(LargestOf):
+    """Divide by the largest magnitude in the layer, times the layer's elements."""
 
 
 class Cut(Params):

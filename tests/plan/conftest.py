@@ -11,7 +11,7 @@ import pytest
 
 from surgery.checkpoint.memory import MemoryCheckpoint, register_memory
 from surgery.host import Host
-from surgery.ops import BASE, Params, Split, op
+from surgery.ops import BASE, Params, Reduce, Split, op
 from surgery.plan.model import Plan
 from surgery.plan.resolve import resolve
 from surgery.recipe.load import parse_recipe
@@ -62,7 +62,37 @@ def whole(x, p):
     return x.models[0].flip(0)
 
 
-TOYS = {o.name: o for o in (mix, toward, scale, whole)}
+class PeakOf(Reduce):
+    """Divide by the largest magnitude of what is gathered."""
+
+    def gather(self, x, p, found):
+        """Return a block's largest magnitude."""
+        return float(x.models[0].abs().max())
+
+    def fold(self, total, part):
+        """Return the larger one."""
+        return max(total, part)
+
+    def apply(self, x, p, found):
+        """Divide a range."""
+        return x.models[0] / found * p.amount
+
+
+@op("toy.peak", split=Split.MODEL, params=Amount, each=Weight)
+class Peak(PeakOf):
+    """Divide by the largest magnitude of the model."""
+
+
+def _layer(signature: Any, params: Any) -> int | None:
+    return signature.role.layer  # type: ignore[no-any-return]
+
+
+@op("toy.layer_peak", split=Split.MODEL, params=Amount, each=Weight, pool=_layer)
+class LayerPeak(PeakOf):
+    """Divide by the largest magnitude of the layer."""
+
+
+TOYS = {o.name: o for o in (mix, toward, scale, whole, Peak, LayerPeak)}
 
 
 @pytest.fixture

@@ -60,6 +60,31 @@ def test_ramps_and_selector_maps_become_numbers(plan):
     }
 
 
+@pytest.mark.parametrize(
+    ("op", "number"),
+    [
+        ("peak", "amount: [0, 1]"),
+        ("peak", "amount: {mlp: 1, default: 2}"),
+        ("layer_peak", "amount: {mlp: 1, default: 2}"),
+    ],
+)
+def test_tensors_that_share_a_statistic_have_the_same_numbers(plan, op, number):
+    message = refused(lambda: plan(f"  m: {{op: toy.{op}, models: [a], {number}}}"))
+    assert message == (
+        "<recipe>:4:6: steps.m: a ramp or a map of selectors has no meaning for tensors that share a statistic; "
+        "write numbers"
+    )
+
+
+def test_a_pool_of_each_layer_may_have_numbers_of_its_own(plan):
+    made = nodes(plan("  m: {op: toy.layer_peak, models: [a], amount: [0, 1]}"))
+    pools = {
+        id(node.scope): sorted(made[name].params.amount for name in made if made[name].scope is node.scope)
+        for node in made.values()
+    }
+    assert sorted(pools.values()) == [[0, 1, 1], [0], [1]]
+
+
 def test_tensors_with_the_same_numbers_share_one_parameters_object(plan):
     made = nodes(plan("  m: {op: toy.mix, models: {a: {weight: [0, 1]}, b: 1}}"))
     assert made[UP1].signature.each[0] is made["model.norm.weight"].signature.each[0]
