@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,8 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         self._wait(len(data))
 
     def _wait(self, nbytes: int) -> None:
-        if self.hub.rate:
-            time.sleep(nbytes / self.hub.rate)
+        self.hub.carry(nbytes)
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the request's body, sent whole or in chunks."""

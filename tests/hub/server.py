@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,12 +33,22 @@ class LoopbackHub(Hub):
     def __init__(self, folder: Path, rate: float = 0.0) -> None:
         super().__init__(folder, users={TOKEN: USER})
         folder.mkdir(parents=True, exist_ok=True)
-        self.rate = rate
+        self.rate = rate  # bytes a second that the line carries, which all connections share; 0: no limit
+        self._line_free_at, self._line = 0.0, threading.Lock()
         self.requests: list[Seen] = []
         self.bodies: list[bytes] = []  # of the API; for what must not be in them
         self._switches: list[Switch] = []
         self._servers = [Server(("127.0.0.1", 0), handler, self) for handler in (Api, Store)]
         self.endpoint, self.store = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+
+    def carry(self, nbytes: int) -> None:
+        """Return when the line has carried these bytes, after those that others gave it before."""
+        if not self.rate:
+            return
+        with self._line:
+            self._line_free_at = max(self._line_free_at, time.monotonic()) + nbytes / self.rate
+            wait = self._line_free_at - time.monotonic()
+        time.sleep(max(wait, 0.0))
 
     @contextmanager
     def serving(self) -> Iterator[LoopbackHub]:
