@@ -73,7 +73,10 @@ def _workspace(signature: Signature, p: Extract) -> int:
     check=_check,
     rest="drop",
     workspace=_workspace,
-    cite="Hu et al. 2021, LoRA; Eckart, Young 1936, The approximation of one matrix by another of lower rank",
+    cite=(
+        "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685; "
+        "Eckart, Young 1936, The approximation of one matrix by another of lower rank"
+    ),
 )
 def extract(x: Chunk, p: Extract) -> Mapping[str, Tensor]:
     """Take a LoRA adapter out of a fine-tune: the best B·A of a rank for each matrix's change.

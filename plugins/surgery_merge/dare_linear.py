@@ -27,7 +27,8 @@ class DareLinear(Dare):
     simplify=lambda signature, p: same(signature, p, mean=False),
     check=lambda signature, p: lacks_base(signature) or sum_is_zero(signature, normalize=p.normalize),
     buffers=2,
-    cite="Yu et al. 2024, Language Models are Super Mario, arXiv:2311.03099, equation 1",
+    cite="Yu et al. 2024, Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch, "
+    "arXiv:2311.03099, equation 1",
 )
 class DareLinearOp(Drop):
     """Drop and rescale, then add: θ0 + λ·Σ w·m·(θ - θ0)/density, m = 1 with probability `density`, else 0.

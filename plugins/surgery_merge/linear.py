@@ -43,7 +43,8 @@ def _same(signature: Signature, p: Linear) -> int | None:
     simplify=_same,
     check=lambda signature, p: sum_is_zero(signature, normalize=p.normalize),
     propagates=True,
-    cite="Wortsman et al. 2022, Model soups, arXiv:2203.05482; Izmailov et al. 2018, arXiv:1803.05407",
+    cite="Wortsman et al. 2022, Model soups, arXiv:2203.05482; Izmailov et al. 2018, Averaging Weights Leads to "
+    "Wider Optima and Better Generalization, arXiv:1803.05407",
 )
 def linear(x: Chunk, p: Linear) -> Tensor:
     """Average models: Σ w·θ / Σ w.

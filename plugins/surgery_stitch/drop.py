@@ -25,7 +25,15 @@ class Drop(Params):
         return layers
 
 
-@layout_op("stitch.drop", params=Drop, models=1, cite="Men et al. 2024, ShortGPT; Gromov et al. 2024")
+@layout_op(
+    "stitch.drop",
+    params=Drop,
+    models=1,
+    cite=(
+        "Men et al. 2024, ShortGPT: Layers in Large Language Models are More Redundant Than You Expect, "
+        "arXiv:2403.03853; Gromov et al. 2024, The Unreasonable Ineffectiveness of the Deeper Layers, arXiv:2403.17887"
+    ),
+)
 def drop(models: Mapping[str, ModelView], p: Drop) -> Layout:
     """Leave out some layers of a model; the others keep their order.
 

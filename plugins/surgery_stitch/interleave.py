@@ -23,7 +23,7 @@ class Interleave(Params):
     "stitch.interleave",
     params=Interleave,
     models=(2, None),
-    cite="Akiba et al. 2025, Evolutionary Optimization of Model Merging Recipes (data-flow space)",
+    cite="Akiba et al. 2025, Evolutionary Optimization of Model Merging Recipes, arXiv:2403.13187 (data-flow space)",
 )
 def interleave(models: Mapping[str, ModelView], p: Interleave) -> Layout:
     """Take layer l from model (l // every) mod T, in the order in which the step lists its T models.

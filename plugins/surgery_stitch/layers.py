@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import field_validator
 
 from surgery.ops import Layout, ModelView, Params, layout_op
-from surgery_stitch._common import build, named, picked
+from surgery_stitch._common import Tied, build, named, picked
 from surgery_stitch._slices import parse_slice
 
 
@@ -36,6 +36,9 @@ class Layers(Params):
     head: str | None = None
     """The model that gives the final norm and the head; by default that of the last slice."""
 
+    tied: Tied = "refuse"
+    """If both of them tie their head to their embeddings: refuse, or tie the result's to those of `embed`."""
+
     @field_validator("layers")
     @classmethod
     def _read_as_slices(cls, layers: list[str | TakeLayers]) -> list[str | TakeLayers]:
@@ -50,7 +53,7 @@ class Layers(Params):
 @layout_op(
     "stitch.layers",
     params=Layers,
-    cite="Akiba et al. 2025, Evolutionary Optimization of Model Merging Recipes (data-flow space)",
+    cite="Akiba et al. 2025, Evolutionary Optimization of Model Merging Recipes, arXiv:2403.13187 (data-flow space)",
 )
 def layers(models: Mapping[str, ModelView], p: Layers) -> Layout:
     """Build a model out of layers of others.
@@ -61,6 +64,5 @@ def layers(models: Mapping[str, ModelView], p: Layers) -> Layout:
     """
     slices = [parse_slice(entry if isinstance(entry, str) else entry.take) for entry in p.layers]
     picks = [pick for part in slices for pick in picked(named(models, part.model), part.layers)]
-    return build(
-        models, picks, named(models, p.embed or slices[0].model), named(models, p.head or slices[-1].model)
-    )
+    embed, head = p.embed or slices[0].model, p.head or slices[-1].model
+    return build(models, picks, named(models, embed), named(models, head), p.tied)

@@ -27,7 +27,12 @@ class Repeat(Params):
         return layers
 
 
-@layout_op("stitch.repeat", params=Repeat, models=1, cite="Kim et al. 2024, SOLAR 10.7B (depth up-scaling)")
+@layout_op(
+    "stitch.repeat",
+    params=Repeat,
+    models=1,
+    cite="Kim et al. 2024, SOLAR 10.7B, arXiv:2312.15166 (depth up-scaling)",
+)
 def repeat(models: Mapping[str, ModelView], p: Repeat) -> Layout:
     """Repeat a stretch of layers: `8:24` of 32 layers twice is [0:24] + [8:32], the 48 layers of SOLAR.
 
