@@ -3,8 +3,8 @@
     python benchmarks/catalogue.py [--work DIR] [--methods slerp,della,...] [--shape llama-1g] [--memory 512MiB]
 
 surgery reads mergekit's own document (`surgery run FILE --out DIR`). mergekit computes in bfloat16, as its users
-write and as it is fastest; inputs are in the page cache, mergekit and surgery take turns, once each unless --repeat says
-more. Whether both give the same numbers is `mergekit_parity.py`'s question. Results go to benchmarks/results/NAME.json.
+write and as it is fastest; inputs are in the page cache, the two take turns, once each unless --repeat says more.
+Whether both give the same numbers is `mergekit_parity.py`'s question. Results go to benchmarks/results/NAME.json.
 """
 
 from __future__ import annotations

@@ -94,12 +94,13 @@ class Shape:
 
 
 LLAMA = Shape("llama-1g", 2048, 5632, 8, 32, 4, 64, 32000, tied=False)  # 483 M parameters, 0.97 GB
+MEDIUM = Shape("llama-200m", 1024, 2816, 6, 16, 4, 64, 16000, tied=False)  # 100 M parameters, 0.2 GB
 EMBEDDING = Shape("embedding-1g", 4096, 1024, 1, 8, 2, 128, 128256, tied=True)  # 1.05 GB of it one tensor
 SMALL = Shape("llama-small", 256, 704, 4, 4, 2, 64, 4000, tied=False)  # 10 MB: for trying the programs out
 GROUPS = Shape(
     "llama-small-128", 256, 768, 4, 4, 2, 64, 4000, tied=False
 )  # all inputs divide into groups of 128
-SHAPES = {shape.name: shape for shape in (LLAMA, EMBEDDING, SMALL, GROUPS)}
+SHAPES = {shape.name: shape for shape in (LLAMA, MEDIUM, EMBEDDING, SMALL, GROUPS)}
 
 
 def make(shape: Shape, work: Path) -> dict[str, Path]:
