@@ -94,7 +94,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Perplexity of quantized and pruned models.")
     add_common(parser, name="perplexity")
     parser.add_argument("--models", default=f"zoo,{SMOLLM}", help=f"which of zoo,{SMOLLM} (both)")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS).replace('%', '%%')} (all)")
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help=f"which of {', '.join(ROWS).replace('%', '%%')} (all)"
+    )
     parser.add_argument("--text-bytes", type=int, default=24_000, help="bytes of docstrings to read (24000)")
     return parser.parse_args()
 

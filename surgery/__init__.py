@@ -18,12 +18,12 @@ if TYPE_CHECKING:
         ResourceError,
         SurgeryError,
     )
+    from surgery.layout import Call, Layout, Stack, Take
     from surgery.ops import (
         BASE,
         Chunk,
         Description,
         Group,
-        Layout,
         Made,
         Need,
         Params,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         Scan,
         Space,
         Split,
-        Take,
         layout_op,
         op,
         ops_in,
@@ -67,12 +66,12 @@ _HOMES = {
         "ResourceError",
         "SurgeryError",
     ),
+    "surgery.layout": ("Call", "Layout", "Stack", "Take"),
     "surgery.ops": (
         "BASE",
         "Chunk",
         "Description",
         "Group",
-        "Layout",
         "Made",
         "Need",
         "Params",
@@ -81,7 +80,6 @@ _HOMES = {
         "Scan",
         "Space",
         "Split",
-        "Take",
         "layout_op",
         "op",
         "ops_in",
@@ -104,6 +102,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "BASE",
+    "Call",
     "CheckpointError",
     "Chunk",
     "Description",
@@ -131,6 +130,7 @@ __all__ = [
     "Share",
     "Space",
     "Split",
+    "Stack",
     "Subject",
     "SurgeryError",
     "Take",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import click
 
     from surgery.architecture import Architecture
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from surgery.execute.report import JobDone, Report
     from surgery.ops import Op
     from surgery.plan.model import Plan
+    from surgery.recipe.document import Document
+    from surgery.recipe.foreign import Translated
     from surgery.trials import EvaluatorKind, SamplerKind
 
 GROUP = "surgery"
@@ -77,9 +81,16 @@ def surgery_register_architectures() -> list[Architecture]:  # type: ignore[empt
 
 
 @hookspec(firstresult=True)
-def surgery_read_recipe(document: dict[str, Any]) -> dict[str, Any] | None:
-    """Turn a foreign recipe (another tool's YAML) into ours; None if it is not yours. Called for every document
-    that has no `surgery:` key."""
+def surgery_read_recipe(
+    document: dict[str, Any], documents: tuple[Document, ...], folder: Path
+) -> dict[str, Any] | Translated | None:
+    """Turn a foreign recipe (another tool's YAML) into ours; None if it is not yours. Called for files without a
+    `surgery:` key.
+
+    `document` is the first document's data, `documents` are all of the file, which know where everything stands;
+    paths are relative to `folder`. Return plain data, or a Translated to give places, warnings and a report. Raise
+    RecipeError with `documents[i].findings(...)` for what is yours but wrong.
+    """
 
 
 @hookspec

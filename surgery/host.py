@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from surgery.checkpoint.base import AdapterFormat, Checkpoint, Format, Scheme
     from surgery.checkpoint.base_publisher import Destination
     from surgery.plan.model import Plan
+    from surgery.recipe.document import Document
+    from surgery.recipe.foreign import Translated
 
 FAMILIES = "surgery"
 ALWAYS = "surgery.always"
@@ -346,9 +348,12 @@ class Host:
                 plan = check(changed, str(self._loaded[name]))
         return plan
 
-    def read_foreign(self, document: dict[str, Any]) -> dict[str, Any] | None:
-        """Offer a document without a `surgery:` key to the plugins that read other tools' recipes."""
-        found: dict[str, Any] | None = self.hook.surgery_read_recipe(document=document)
+    def read_foreign(self, documents: Sequence[Document], folder: Path) -> dict[str, Any] | Translated | None:
+        """Offer documents without a `surgery:` key to the plugins that read other tools' recipes."""
+        first = documents[0].data
+        found: dict[str, Any] | Translated | None = self.hook.surgery_read_recipe(
+            document=first, documents=tuple(documents), folder=folder
+        )
         return found
 
     def unknown_op(self, name: str) -> str:

@@ -27,13 +27,23 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from surgery.errors import PluginError
+
+# What layout ops say has a module of its own and is part of the contract: named again so that it is found here too.
+# ruff: noqa: PLC0414
+from surgery.layout import Call as Call
+from surgery.layout import File as File
+from surgery.layout import Layout as Layout
+from surgery.layout import ModelView as ModelView
+from surgery.layout import Piece as Piece
+from surgery.layout import Stack as Stack
+from surgery.layout import Take as Take
 from surgery.tensors import Role, TensorInfo, TensorSpec, promote
 
 if TYPE_CHECKING:
@@ -140,12 +150,14 @@ class Made:
 
     `changed` maps the tensors that the op works on, by the names they have in its input, to what is known of them;
     `kept` are those that were copied. `source` is where the base, or the first model, came from, as the user wrote it.
+    `tied` maps tensors that are not stored to those that they share their values with.
     """
 
     config: Mapping[str, Any]
     source: str
     changed: Mapping[str, Signature]
     kept: Mapping[str, TensorInfo]
+    tied: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,43 +241,12 @@ class Group(ABC):
 
     @abstractmethod
     def apply(self, members: Mapping[str, Chunk], params: Any) -> Mapping[str, Tensor]:
-        """Return a tensor for every member's name, in the members' shapes."""
+        """Return a tensor for every member's name, in the members' shapes or those that `infer` declares."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelView:
-    """What a layout op sees of a model: names, specs, roles, config; no values."""
-
-    name: str
-    tensors: Mapping[str, TensorInfo]
-    config: Mapping[str, Any]
-    layers: int
-    rename_layer: Callable[[str, int], str]  # (tensor name, new layer index) -> tensor name
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """One output tensor of a layout: a tensor of a model, or some of its rows."""
-
-    model: str
-    name: str
-    rows: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A new model made of parts of others: output name -> what to take, and the rewritten config.json.
-
-    `donor` is the model whose tokenizer and naming describe the result; by default the step's first.
-    """
-
-    tensors: Mapping[str, Take]
-    config: Mapping[str, Any]
-    donor: str | None = None
-
-
-Vectors = Literal["same", "skip"]
+Vectors = Literal["same", "skip", "row"]
 Rest = Literal["copy", "drop"]
+Shapes = Literal["same", "any"]
 BaseUse = Literal["required", "optional", "none"]
 
 
@@ -291,6 +272,7 @@ class Op:
     check: Callable[[Signature, Any], str | None] | None = None
     vectors: Vectors = "same"
     rest: Rest = "copy"
+    shapes: Shapes = "same"
     partial: bool = False
     note: str = ""
     propagates: bool = False
@@ -313,6 +295,10 @@ class Op:
     def takes_one(self) -> bool:
         """Return whether a step names its input `model:` rather than `models:`."""
         return self.models[1] == 1
+
+    def row(self, spec: TensorSpec) -> int:
+        """Return the elements of a row as a ROW op sees it."""
+        return spec.numel if self.vectors == "row" and len(spec.shape) == 1 else spec.row
 
     def output(self, signature: Signature, params: Any) -> TensorSpec:
         """Return the result's spec: by default the shape of the first input and the dtype that holds all."""
@@ -346,6 +332,7 @@ def op(
     check: Callable[[Signature, Any], str | None] | None = None,
     vectors: Vectors = "same",
     rest: Rest = "copy",
+    shapes: Shapes = "same",
     partial: bool = False,
     note: str = "",
     propagates: bool = False,
@@ -370,8 +357,11 @@ def op(
     infer       (signature, params) -> the result's spec, if it differs from the first input's
     simplify    (signature, params) -> index of the input whose bytes are the result (BASE for the base), or None
     check       (signature, params) -> what is wrong with a tensor's numbers, or None; called at plan time
-    vectors     `skip`: tensors of fewer than two dimensions are copied from the base or the first model
+    vectors     `skip`: tensors of fewer than two dimensions are copied from the base or the first model;
+                `row`: a ROW op that emits nothing sees a vector as one row, not as rows of one element
     rest        `drop`: tensors that it does not work on are left out, for they are no masks, factors or deltas
+    shapes      `any`: a tensor's shapes may differ between models, `check` says what fits and `infer` what comes of
+                it; for TENSOR and GROUP ops, which see whole tensors
     partial     its models need not have every tensor of the base, which are copied then; they may have no others
     note        what a plan tells everyone who uses it
     propagates  NaN or Inf in any input always shows in the result, so that only the result is checked
@@ -394,6 +384,8 @@ def op(
     def declare(target: Any) -> Op:
         implementation, default = _implementation(name, target)
         fixed = split if isinstance(split, Split) else None
+        if shapes == "any" and not {*splits, fixed or default} <= {Split.TENSOR, Split.GROUP}:
+            raise PluginError(f"op `{name}`: `shapes` may be any for TENSOR and GROUP ops only; leave it out")
         return Op(
             name=name,
             summary=_summary(name, target),
@@ -413,6 +405,7 @@ def op(
             check=check,
             vectors=vectors,
             rest=rest,
+            shapes=shapes,
             partial=partial,
             note=note,
             propagates=propagates,
@@ -434,13 +427,15 @@ def layout_op(
     name: str,
     *,
     params: type[Params] = NoParams,
+    base: BaseUse = "none",
     models: int | tuple[int, int | None] = (1, None),
     cite: str = "",
     version: int = 1,
 ) -> Decorator:
-    """Declare a layout op: a function (models by name, params) -> Layout that moves no bytes."""
+    """Declare a layout op: a function (models by name, the base first, params) -> Layout that moves no bytes."""
+    split = Split.LAYOUT
     return op(
-        name, split=Split.LAYOUT, params=params, models=models, ordered=True, cite=cite, version=version
+        name, split=split, params=params, base=base, models=models, ordered=True, cite=cite, version=version
     )
 
 

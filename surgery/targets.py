@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from surgery.math.ranks import flattened
 from surgery.ops import Signature
 
 Targets = Literal["linear", "all"]
 
+# Model types whose Linears are transformers' Conv1D: their weights are [in, out].
+CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+
 _MATRIX: Final = 2
 _STACK: Final = 3  # the experts of a layer in one tensor: [experts, ...]
-_PARTS: Final = frozenset({"attention", "mlp", "experts", "shared_expert", "other"})
-_NOT_LINEAR: Final = frozenset({"norm", "sinks", "router"})
+_PARTS: Final = frozenset(
+    {"attention", "cross_attention", "mixer", "mlp", "experts", "shared_expert", "other"}
+)
+_NOT_LINEAR: Final = frozenset({"norm", "sinks", "router", "position"})
 
 
 def is_block_linear(signature: Signature) -> bool:
@@ -41,3 +47,9 @@ def is_stack(signature: Signature) -> bool:
 def is_target(signature: Signature, targets: Targets) -> bool:
     """Return whether a tensor is to be changed: Linears of the blocks, or everything of two dimensions and more."""
     return is_block_linear(signature) if targets == "linear" else len(signature.first.shape) >= _MATRIX
+
+
+def matrix_shape(signature: Signature) -> tuple[int, int]:
+    """Return rows and columns of each matrix: [out, in·kh·kw] of a convolution, [.., ..] of a stack's experts."""
+    shape = signature.first.shape
+    return (shape[1], shape[2]) if is_stack(signature) else flattened(shape)

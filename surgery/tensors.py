@@ -106,11 +106,21 @@ def promote(dtypes: list[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a tensor is for: `attention.q`, `mlp.gate`, `norm`, `embed`, `head`, ...; its layer and expert."""
+    """What a tensor is for: `attention.q`, `mlp.gate`, `norm`, `embed`, `head`, ...; its layer and expert.
+
+    `stack` is the path of the numbered run that the layer belongs to, `encoder.block`: an encoder and a decoder have
+    a layer 3 each. It is empty outside the layers, and where only a name, not its whole model, was looked at.
+    """
 
     kind: str = "other"
     layer: int | None = None
     expert: int | None = None
+    stack: str = ""
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Return stack and layer: what tensors of one layer have in common; None outside the layers."""
+        return None if self.layer is None else (self.stack, self.layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,7 @@ class TensorInfo:
 def depth_of(role: Role, layers: int) -> float:
     """Return where a tensor stands on a ramp: l/(L-1) for layers, 0 before them, 1 for final norm and head.
 
+    `layers` is L, the number of layers of the tensor's own stack.
     One layer alone counts as the end (1), as in mergekit; unlike there, what follows the layers is 1, not 0.
     """
     if role.layer is not None:

@@ -13,6 +13,7 @@ from surgery import host as hosts
 from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.errors import PluginError
 from surgery.host import Host
+from surgery.recipe.document import Document
 
 GOOD = '''
 import surgery
@@ -231,7 +232,7 @@ def test_a_checkpoint_that_cannot_be_decoded_is_closed(installed):
     assert coded.closed
 
 
-def test_a_plugin_reads_foreign_recipes(installed):
+def test_a_plugin_reads_foreign_recipes(installed, tmp_path):
     installed(
         "one",
         "import surgery\n@surgery.hookimpl\ndef surgery_read_recipe(document):\n"
@@ -239,8 +240,8 @@ def test_a_plugin_reads_foreign_recipes(installed):
         hosts.ALWAYS,
     )
     host = Host()
-    assert host.read_foreign({"merge_method": "linear"}) == {"surgery": 1}
-    assert host.read_foreign({"other": 1}) is None
+    assert host.read_foreign([Document("m.yaml", "", {"merge_method": "linear"})], tmp_path) == {"surgery": 1}
+    assert host.read_foreign([Document("m.yaml", "", {"other": 1})], tmp_path) is None
 
 
 def file_plugin(folder: Path, source: str, name: str = "mine.py") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from surgery.ops import Signature
-from surgery.targets import is_block_linear, is_stack, is_target
+from surgery.targets import is_block_linear, is_stack, is_target, matrix_shape
 from surgery.tensors import Role, TensorSpec
 from surgery_hf.architectures import ARCHITECTURES
 
@@ -27,6 +27,7 @@ def signature(name, shape, role_of=ROLE_OF):
         "model.layers.3.mlp.experts.7.up_proj.weight",
         "model.layers.3.mlp.shared_experts.gate_proj.weight",
         "model.layers.3.linear_attn.in_proj.weight",
+        "model.decoder.layers.3.encoder_attn.q_proj.weight",
     ],
 )
 def test_linears_of_the_blocks_are(name):
@@ -46,6 +47,8 @@ def test_linears_of_the_blocks_are(name):
         ("model.layers.3.self_attn.q_proj.bias", (8,)),
         ("model.layers.3.mlp.experts.gate_up_proj_bias", (4, 8)),
         ("model.layers.3.mixer.A_log", (16, 4)),
+        ("model.layers.3.attn.rel_pos_h", (27, 8)),
+        ("model.layers.3.SelfAttention.relative_attention_bias.weight", (32, 4)),
         ("model.layers.3.mixer.conv1d.weight", (16, 1, 4)),
         ("visual.blocks.3.attn.qkv.weight", (8, 8)),
     ],
@@ -70,3 +73,8 @@ def test_all_is_everything_with_two_dimensions():
     assert not is_target(signature("lm_head.weight", (32, 8)), "linear")
     assert not is_target(signature("model.norm.weight", (8,)), "all")
     assert is_target(Signature("x", (TensorSpec("x", (2, 2), "F32"),), None, (), Role(), 4), "all")
+
+
+def test_convolutions_and_experts_are_seen_as_matrices():
+    assert matrix_shape(signature("visual.conv1.weight", (8, 3, 2, 2))) == (8, 12)
+    assert matrix_shape(signature("model.layers.1.mlp.experts.down_proj", (8, 3, 2))) == (3, 2)

@@ -1,4 +1,4 @@
-"""Adapters: small files that change a model, taken out of fine-tunes."""
+"""Adapters: small files that change a model; taken out of fine-tunes, scaled, cut to a rank, made one of several."""
 
 from __future__ import annotations
 

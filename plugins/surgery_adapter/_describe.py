@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from surgery.errors import Finding, PlanError
 from surgery.ops import Description, Made
+from surgery.targets import CONV1D
+from surgery_adapter._config import base_name, scales_of_one
 from surgery_adapter._kinds import Extract, Kind, kind_of, module_of, rank_of
 
 _TASKS: Final = {
@@ -18,8 +17,6 @@ _TASKS: Final = {
     "ForTokenClassification": "TOKEN_CLS",
     "ForQuestionAnswering": "QUESTION_ANS",
 }
-# Their weights are [in, out]: transformers' Conv1D.
-_CONV1D: Final = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 
 
 def describe(made: Made, p: Extract) -> Description:
@@ -34,25 +31,18 @@ def describe(made: Made, p: Extract) -> Description:
     problems = [*_problems(made, p, kinds, ranks), *_suffixes(made, saved)]
     if problems:
         raise PlanError([Finding(problem) for problem in problems])
-    common = Counter(ranks.values()).most_common(1)[0][0]
-    others = {re.escape(module): rank for module, rank in sorted(ranks.items()) if rank != common}
     config: dict[str, Any] = {
-        "base_model_name_or_path": p.base_model or _base_name(made.source),
+        "base_model_name_or_path": p.base_model or base_name(made.source),
         "bias": "lora_only" if Kind.BIAS in kinds.values() else "none",
         "fan_in_fan_out": p.fan_in_fan_out,
         "inference_mode": True,
         "init_lora_weights": True,
-        "lora_alpha": common,
-        "alpha_pattern": others,  # with `rank_pattern` alone the scale would be alpha/rank instead of 1
         "lora_dropout": 0.0,
         "modules_to_save": saved or None,
         "peft_type": "LORA",
-        "r": common,
-        "rank_pattern": others,
-        "target_modules": sorted(ranks),
         "task_type": _task(made.config),
         "use_dora": False,
-        "use_rslora": False,
+        **scales_of_one(ranks),
     }
     return Description(config, config_file="adapter_config.json", stem="adapter_model", sidecars=False)
 
@@ -62,7 +52,7 @@ def _problems(made: Made, p: Extract, kinds: Mapping[str, Kind], ranks: Mapping[
     if not ranks:
         problems.append("gives factors to nothing: no matrix is left; see `targets` and `where`")
     kind = made.config.get("model_type")
-    if kind in _CONV1D and not p.fan_in_fan_out:
+    if kind in CONV1D and not p.fan_in_fan_out:
         problems.append(f"weights of `{kind}` are [in, out]; set `fan_in_fan_out: true`")
     lone = [name for name, kind in kinds.items() if kind is Kind.BIAS and module_of(name) not in ranks]
     if lone:
@@ -90,8 +80,3 @@ def _suffixes(made: Made, saved: list[str]) -> list[str]:
 def _task(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures") or [""]
     return next((task for end, task in _TASKS.items() if str(names[0]).endswith(end)), None)
-
-
-def _base_name(source: str) -> str:
-    """Return a base's name as it may be published: a path by its last part only."""
-    return Path(source).name if source.startswith((".", "/", "~")) else source

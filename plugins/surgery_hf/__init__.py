@@ -17,19 +17,21 @@ def surgery_register_architectures() -> list[Architecture]:
 
 @hookimpl
 def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return a view of a quantized checkpoint in which its tensors are float32; None if it is not quantized."""
+    """Return a view of a quantized checkpoint in float32, of a LoRA adapter with its scales applied; else None."""
+    from surgery_hf.peft_factors import adapter_folder, factors_of
     from surgery_hf.quantized.claims import is_quantized
 
-    if not is_quantized(checkpoint):
-        return None
-    from surgery_hf.quantized.decode import decoded
+    if is_quantized(checkpoint):
+        from surgery_hf.quantized.decode import decoded
 
-    return decoded(checkpoint)
+        return decoded(checkpoint)
+    folder = adapter_folder(checkpoint)
+    return factors_of(checkpoint, folder) if folder else None
 
 
 @hookimpl
 def surgery_register_adapters() -> list[AdapterFormat]:
-    """Return PEFT's LoRA adapters."""
+    """Return PEFT's adapters."""
     from surgery_hf.adapters import PEFT
 
     return [PEFT]

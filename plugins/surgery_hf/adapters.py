@@ -1,4 +1,4 @@
-"""PEFT's LoRA adapters: a folder with adapter_config.json, folded into the base that a recipe names beside it."""
+"""PEFT's adapters: a folder with adapter_config.json, folded into the base that a recipe names beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from surgery.checkpoint.base import AdapterFormat, Checkpoint
 from surgery.errors import CheckpointError
-from surgery_hf.peft_config import CONFIG, read_lora_config
+from surgery_hf.peft_config import CONFIG, read_config
 
 # What peft writes, and what it wrote before safetensors.
 _FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
@@ -26,7 +26,7 @@ def fold(folder: Path, base: Checkpoint) -> Checkpoint:
     from surgery_hf.folded import FoldedCheckpoint
     from surgery_hf.peft_edits import edits_of
 
-    config = read_lora_config(folder)
+    config = read_config(folder)
     files = [folder / name for name in _FILES if (folder / name).is_file()]
     if not files:
         raise CheckpointError(f"{folder}: has {CONFIG} but no `{_FILES[0]}`; save the adapter again")

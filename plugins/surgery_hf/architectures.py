@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from surgery.architecture import Architecture
-from surgery_hf.roles import scheme
+from surgery_hf.inferred import Inferred
+from surgery_hf.roles import Scheme
 
 _DECODERS: Final = """
     llama mistral mistral3 ministral ministral3 qwen2 qwen3 qwen2_vl qwen2_5_vl qwen3_vl
@@ -22,24 +23,50 @@ BERTS: Final = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electr
 
 GPT2S: Final = frozenset({"gpt2", "gpt_bigcode", "gpt_neo", "gptj", "codegen"})
 
-_DECODER = scheme("layers")
-_GPT2 = scheme("h")
-_BERT = scheme("layer")
+# a text and a picture (or sound) model side by side, neither of them a tower of the other
+PAIRS: Final = frozenset(
+    {"clip", "siglip", "siglip2", "chinese_clip", "clipseg", "altclip", "clap", "owlvit"}
+)
+
+# what a model type alone says of its tied head; elsewhere it is `lm_head.weight`
+WHISPERS: Final = frozenset({"whisper", "speech_to_text"})
+
+
+def _named(name: str, types: frozenset[str], scheme: Scheme, **tied: str) -> Architecture:
+    """Return an architecture that tells roles by names; `tied` maps heads to embeddings, both without `.weight`."""
+    pairs = {f"{head}.weight": f"{embedding}.weight" for head, embedding in tied.items()}
+    return Architecture(name, types, scheme.role_of, scheme.rename_layer, pairs, scheme.roles_of)
+
+
 # in the order of what is likelier outside: `layers.3.block.0` is layer 3
-_GENERIC = scheme("layers|layer|h|blocks|block")
+_GENERIC = Inferred("layers|layer|h|blocks|block|resblocks")
 
 ARCHITECTURES: Final = (
-    Architecture(
-        "decoder", DECODERS, _DECODER[0], _DECODER[1], tied={"lm_head.weight": "model.embed_tokens.weight"}
+    _named(
+        "decoder",
+        DECODERS,
+        Scheme("layers"),
+        **{
+            "lm_head": "model.embed_tokens",
+            "language_model.lm_head": "language_model.model.embed_tokens",
+        },
     ),
-    Architecture("gpt2", GPT2S, _GPT2[0], _GPT2[1], tied={"lm_head.weight": "transformer.wte.weight"}),
-    Architecture(
+    _named("gpt2", GPT2S, Scheme("h"), lm_head="transformer.wte"),
+    _named(
         "bert",
         BERTS,
-        _BERT[0],
-        _BERT[1],
-        tied={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight"},
+        Scheme("layer"),
+        **{"cls.predictions.decoder": "bert.embeddings.word_embeddings"},
     ),
+    _named("pair", PAIRS, Scheme("layers", towers=False)),
+    _named("whisper", WHISPERS, Scheme("layers"), proj_out="model.decoder.embed_tokens"),
     # for every model type that nobody claims
-    Architecture("generic", frozenset(), *_GENERIC, tied={"lm_head.weight": "model.embed_tokens.weight"}),
+    Architecture(
+        "generic",
+        frozenset(),
+        _GENERIC.role_of,
+        _GENERIC.rename_layer,
+        {"lm_head.weight": "model.embed_tokens.weight"},
+        _GENERIC.roles_of,
+    ),
 )

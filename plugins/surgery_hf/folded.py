@@ -1,6 +1,4 @@
-"""A base as an adapter changes it: W + scale·B·A, computed row by row while it is read.
-
-    W' = W + s·B·A        V = W + s·B·A;  W' = m/‖V‖·V, row by row (DoRA, Liu et al. 2024, equation 5)
+"""A base as an adapter changes it, computed row by row while it is read.
 
 Rows are computed in blocks that begin at fixed rows of the tensor, whatever range is asked for: a product of few rows
 takes other instructions than one of many, and its last bits differ (measured: one row at a time changes four numbers
@@ -11,15 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
 from surgery.tensors import DTYPES, TensorSpec, nbytes, promote
-from surgery_hf.peft_edits import Edit, Update
+from surgery_hf.peft_edits import Edit
+from surgery_hf.peft_formula import Formula, Held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,18 +30,34 @@ VERSION: Final = 1
 CACHE_BYTES: Final = 32 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class _Factors:
-    """An update's factors in the dtype of the fold: rows of B are read as they are needed, or `left` holds all."""
+class _Reading:
+    """An adapter's tensors in the dtype of a fold, and the tensor that is folded into."""
 
-    right: Tensor  # [r, columns]
-    left: Tensor | None  # [rows, r]
-    magnitude: Tensor | None  # [rows]
+    def __init__(self, adapter: Checkpoint, spec: TensorSpec, origin: tuple[Checkpoint, str]) -> None:
+        self.adapter, self.dtype, self.spec, self.origin = adapter, spec.dtype, spec, origin
 
-    @property
-    def nbytes(self) -> int:
-        held = (self.right, self.left, self.magnitude)
-        return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+    def whole(self, name: str) -> Tensor:
+        """Return a tensor in its shape."""
+        spec = self.adapter.tensors[name]
+        return _read(self.adapter, name, 0, spec.numel, self.dtype).view(spec.shape)
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Return rows of a tensor; numbers of a vector are rows of one."""
+        row = self.adapter.tensors[name].row
+        return _read(self.adapter, name, first * row, last * row, self.dtype).view(-1, row)
+
+    def blocks(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the tensor before the fold in blocks of rows."""
+        rows = max(1, BLOCK // self.spec.row)
+        for first in range(0, self.spec.numel // self.spec.row, rows):
+            yield first, self.block(first, rows)
+
+    def block(self, first: int, rows: int) -> Tensor:
+        """Return some rows of the tensor before the fold, fewer at its end."""
+        row = self.spec.row
+        last = min(first + rows, self.spec.numel // row)
+        where, source = self.origin
+        return _read(where, source, first * row, last * row, self.dtype).view(last - first, row)
 
 
 class FoldedCheckpoint(Checkpoint):
@@ -56,11 +70,12 @@ class FoldedCheckpoint(Checkpoint):
     def __init__(self, base: Checkpoint, adapter: Checkpoint, edits: Mapping[str, Edit]) -> None:
         self.location = base.location
         self.aliases, self.config, self.sidecars = base.aliases, base.config, base.sidecars
+        self.space, self.description = base.space, base.description
         self._base, self._adapter, self._edits = base, adapter, edits
         self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
         self.native = {name: base.tensors[name].dtype for name in edits} | dict(base.native)
         self._lock = threading.Lock()
-        self._cache: OrderedDict[str, _Factors] = OrderedDict()
+        self._cache: OrderedDict[str, Held] = OrderedDict()
 
     def parts(self) -> tuple[Checkpoint, ...]:
         """Return the base, the adapter and itself."""
@@ -82,7 +97,7 @@ class FoldedCheckpoint(Checkpoint):
     def whole_file_bytes(self) -> int:
         """Return the bytes that decoded factors may take."""
         updates = [edit.update for edit in self._edits.values() if edit.update]
-        sizes = [self._decoded_bytes(update) for update in updates]
+        sizes = [8 * update.held(self._adapter.tensors) for update in updates]
         return min(sum(sizes), max(CACHE_BYTES, *sizes)) if sizes else 0
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
@@ -112,7 +127,7 @@ class FoldedCheckpoint(Checkpoint):
         if update is None:
             return where.identity(source)
         used = [self._adapter.identity(part) for part in update.parts()]
-        what = ("fold", VERSION, BLOCK, where.identity(source), *used, update.scale, update.transposed)
+        what = ("fold", VERSION, BLOCK, where.identity(source), *used, update)
         return xxh3_128_digest(repr(what).encode())
 
     def close(self) -> None:
@@ -133,11 +148,7 @@ class FoldedCheckpoint(Checkpoint):
             dtype = promote([dtype, "F32", *(self._adapter.tensors[part].dtype for part in update.parts())])
         return spec.with_(dtype=dtype)
 
-    def _decoded_bytes(self, update: Update) -> int:
-        held = [update.a, update.magnitude, update.b if update.transposed else None]
-        return sum(8 * self._adapter.tensors[part].numel for part in held if part)
-
-    def _fold(self, name: str, update: Update, start: int, buffer: memoryview) -> None:
+    def _fold(self, name: str, update: Formula, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from the blocks of rows that its bytes lie in."""
         spec = self.tensors[name]
         stop, out = start + buffer.nbytes, buffer.cast("B") if buffer.nbytes else buffer
@@ -145,67 +156,39 @@ class FoldedCheckpoint(Checkpoint):
             raise ValueError(f"{name}: bytes {start} to {stop} of {spec.nbytes}")
         if stop == start:
             return
-        factors = self._factors(name, update)
+        held = self._held(name, update)
         rows = max(1, BLOCK // spec.row)
         width = nbytes(rows * spec.row, spec.dtype)
         for at in range(start // width * width, stop, width):
-            block = memoryview(self._block(name, update, factors, at // width * rows, rows))
+            block = memoryview(self._block(name, update, held, at // width * rows, rows))
             low, high = max(start, at), min(stop, at + block.nbytes)
             out[low - start : high - start] = block[low - at : high - at]
 
-    def _block(self, name: str, update: Update, factors: _Factors, first: int, rows: int) -> memoryview:
+    def _block(self, name: str, update: Formula, held: Held, first: int, rows: int) -> memoryview:
         """Return the bytes of a block of rows."""
         import torch
 
-        spec = self.tensors[name]
-        total = spec.numel // spec.row
-        last = min(first + rows, total)
-        where, source = self._origin(name)
-        W = _read(where, source, first * spec.row, last * spec.row, spec.dtype).view(last - first, spec.row)
-        left = factors.left[first:last] if factors.left is not None else None
-        W.add_((self._left(update, first, last, spec.dtype) if left is None else left) @ factors.right)
-        if factors.magnitude is not None:
-            lengths = torch.linalg.vector_norm(W, dim=1, dtype=torch.float64)
-            W.mul_((factors.magnitude[first:last].double() / lengths).to(W.dtype).unsqueeze(1))
+        reading = _Reading(self._adapter, self.tensors[name], self._origin(name))
+        W = reading.block(first, rows)
+        update.change(W, first, held, reading)
         return W.view(-1).view(torch.uint8).numpy().data
 
-    def _left(self, update: Update, first: int, last: int, dtype: str) -> Tensor:
-        """Return rows first to last of scale·B [rows, r]; a bias counts as a column."""
-        rank = self._adapter.tensors[update.b].row
-        return (
-            _read(self._adapter, update.b, first * rank, last * rank, dtype).view(-1, rank).mul_(update.scale)
-        )
-
-    def _factors(self, name: str, update: Update) -> _Factors:
-        """Return an update's decoded factors; those of the tensors read last are kept."""
+    def _held(self, name: str, update: Formula) -> Held:
+        """Return what a formula keeps decoded; that of the tensors read last is kept."""
         with self._lock:
             if name in self._cache:
                 self._cache.move_to_end(name)
                 return self._cache[name]
-        made = self._decode(update, self.tensors[name].dtype)
+        made = update.decode(_Reading(self._adapter, self.tensors[name], self._origin(name)))
         with self._lock:
             self._cache[name] = made
-            while len(self._cache) > 1 and sum(f.nbytes for f in self._cache.values()) > CACHE_BYTES:
+            while len(self._cache) > 1 and sum(map(_nbytes, self._cache.values())) > CACHE_BYTES:
                 self._cache.popitem(last=False)
         return made
 
-    def _decode(self, update: Update, dtype: str) -> _Factors:
-        import torch
 
-        whole = {part: self._whole(part, dtype) for part in (update.a, update.magnitude) if part}
-        magnitude = whole[update.magnitude].view(-1) if update.magnitude else None
-        if update.a is None:
-            ones = torch.ones(1, 1, dtype=torch.float64 if dtype == "F64" else torch.float32)
-            return _Factors(ones, None, magnitude)
-        A = whole[update.a].flatten(1)
-        if not update.transposed:
-            return _Factors(A, None, magnitude)
-        B = self._whole(update.b, dtype).flatten(1).mul_(update.scale)
-        return _Factors(B.T.contiguous(), A.T.contiguous(), magnitude)
-
-    def _whole(self, part: str, dtype: str) -> Tensor:
-        spec = self._adapter.tensors[part]
-        return _read(self._adapter, part, 0, spec.numel, dtype).view(spec.shape)
+def _nbytes(held: Held) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())
 
 
 def _read(where: Checkpoint, name: str, first: int, last: int, dtype: str) -> Tensor:

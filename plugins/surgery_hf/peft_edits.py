@@ -6,32 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import Finding, PlanError
 from surgery.tensors import DTYPES, TensorSpec
-from surgery_hf.peft_config import LoraConfig
+from surgery_hf.peft_config import Config
+from surgery_hf.peft_formula import Formula
 from surgery_hf.peft_keys import Part, parse_keys, prefix_rule
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What is added to a tensor: scale·B·A of adapter tensors `a` [r, in] and `b` [out, r].
-
-    `transposed`: (scale·B·A)ᵀ. Without `a`, `b` [out] itself is added, scaled. `magnitude` (DoRA): each row of the sum
-    is then scaled to that length.
-    """
-
-    b: str
-    scale: float
-    a: str | None = None
-    transposed: bool = False
-    magnitude: str | None = None
-
-    def parts(self) -> list[str]:
-        """Return the adapter's tensors that it is computed from."""
-        return [part for part in (self.a, self.b, self.magnitude) if part is not None]
+from surgery_hf.peft_lora import Update
+from surgery_hf.peft_module import DoesNotFit, Kind, Module
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +22,7 @@ class Edit:
     """What becomes of one tensor of the base: an adapter's tensor in its place, then an update."""
 
     replacement: str | None = None
-    update: Update | None = None
+    update: Formula | None = None
 
 
 @dataclass(slots=True)
@@ -64,21 +47,24 @@ class _Problems:
         return f"{self.folder}: {tensors[0]}: {head}{more}; {advice}"
 
 
-def edits_of(folder: Path, adapter: Checkpoint, config: LoraConfig, base: Checkpoint) -> dict[str, Edit]:
+def edits_of(folder: Path, adapter: Checkpoint, config: Config, base: Checkpoint) -> dict[str, Edit]:
     """Return what becomes of the base's tensors, by name. Raises PlanError with all that does not fit."""
     return _Edits(folder, adapter, config, base).all()
 
 
 class _Edits:
-    def __init__(self, folder: Path, adapter: Checkpoint, config: LoraConfig, base: Checkpoint) -> None:
-        self.specs, self.config, self.base = adapter.tensors, config, base
+    def __init__(self, folder: Path, adapter: Checkpoint, config: Config, base: Checkpoint) -> None:
+        self.specs, self.base, self.kind = adapter.tensors, base, config.kind
+        self.said, self.config = config.said, config.scales
         self.problems = _Problems(folder)
         self.edits: dict[str, Edit] = {}
         self.rule = ("", "")
 
     def all(self) -> dict[str, Edit]:
         """Return the edits, or raise all findings."""
-        keys = parse_keys(self.specs)
+        shared = self.kind.shared if self.kind else ()
+        names = [name for name in self.specs if name not in shared]
+        keys = parse_keys(names, self.kind.suffixes if self.kind else ())
         for name in keys.unknown:
             self.problems.add(name, "is not a name that peft gives; only what is understood is folded")
         for name, spec in self.specs.items():
@@ -92,7 +78,7 @@ class _Edits:
         self.problems.raise_any()
         return self.edits
 
-    def _target(self, module: str, parts: Mapping[Part, str]) -> str:
+    def _target(self, module: str, parts: Mapping[str, str]) -> str:
         """Return the tensor that a module is about first of all: its weight, or its bias if that is all there is."""
         only_bias = set(parts) <= {Part.BIAS, Part.BASE_BIAS, Part.BIAS_OF_B}
         return f"{module}.bias" if only_bias else f"{module}.weight"
@@ -101,18 +87,43 @@ class _Edits:
         old, new = self.rule
         return new + name.removeprefix(old)
 
-    def _module(self, module: str, parts: Mapping[Part, str]) -> None:
+    def _module(self, module: str, parts: Mapping[str, str]) -> None:
         weight = parts.get(Part.BASE_WEIGHT, parts.get(Part.WEIGHT))
         bias = parts.get(Part.BASE_BIAS, parts.get(Part.BIAS))
-        update = self._update(module, parts)
+        update, shift = self._changes(module, parts)
         if weight or update:
             self._put(f"{module}.weight", Edit(weight, update))
-        shift = parts.get(Part.BIAS_OF_B)
         if bias or shift:
-            added = Update(shift, self.config.scale_of(module)) if shift else None
-            self._put(f"{module}.bias", Edit(bias, added))
+            self._put(f"{module}.bias", Edit(bias, shift))
 
-    def _update(self, module: str, parts: Mapping[Part, str]) -> Update | None:
+    def _changes(self, module: str, parts: Mapping[str, str]) -> tuple[Formula | None, Formula | None]:
+        """Return what becomes of a module's weight and bias, besides being replaced."""
+        if self.kind is not None:
+            return self._other(self.kind, module, parts)
+        shift = parts.get(Part.BIAS_OF_B)
+        return self._update(module, parts), Update(shift, self.config.scale_of(module)) if shift else None
+
+    def _other(
+        self, kind: Kind, module: str, parts: Mapping[str, str]
+    ) -> tuple[Formula | None, Formula | None]:
+        """Return what an adapter of another kind than LoRA does, or note what does not fit."""
+        own = {end: name for end, name in parts.items() if end in kind.suffixes}
+        if not own:
+            return None, None
+        name = self._ours(f"{module}.weight")
+        weight = self.base.tensors.get(name)
+        if weight is None:
+            self.problems.add(next(iter(own.values())), self._missing(name))
+            return None, None
+        try:
+            found = kind.changes(Module(module, own, self.specs, weight, self.said, self.config))
+        except DoesNotFit as misfit:
+            self.problems.add(misfit.tensor, misfit.what)
+            return None, None
+        biased = self._ours(f"{module}.bias") in self.base.tensors
+        return found.weight, found.bias if biased else None
+
+    def _update(self, module: str, parts: Mapping[str, str]) -> Update | None:
         """Return the update of a module's weight; None if there is none, or after noting that it is incomplete."""
         magnitude = parts.get(Part.MAGNITUDE, parts.get(Part.OLD_MAGNITUDE))
         embedded = Part.EMBEDDING_A in parts or Part.EMBEDDING_B in parts
@@ -131,18 +142,13 @@ class _Edits:
             )
             has = "has a" if magnitude else "has no"
             self.problems.add(present[0], f"{has} `lora_magnitude_vector`, {said}; save the adapter again")
-        if magnitude and transposed:
-            kind = "an embedding" if embedded else "a weight with `fan_in_fan_out`"
-            self.problems.add(
-                magnitude, f"DoRA of {kind} scales columns, which is not folded; merge it with peft"
-            )
         return Update(present[1], self.config.scale_of(module), present[0], transposed, magnitude)
 
     def _put(self, theirs: str, edit: Edit) -> None:
         """Note the edit of a tensor after holding it against the base's header."""
         name = self._ours(theirs)
         spec = self.base.tensors.get(name)
-        first = edit.replacement or (edit.update and (edit.update.a or edit.update.b)) or ""
+        first = _first(edit)
         if spec is None:
             self.problems.add(first, self._missing(name))
             return
@@ -155,7 +161,7 @@ class _Edits:
             self.problems.add(
                 first, f"is to replace {name}, got shapes {got} and {spec.shape}; fold into its base"
             )
-        if edit.update is not None:
+        if isinstance(edit.update, Update):
             self._check_update(theirs.rpartition(".")[0], spec, edit.update)
         self.edits[name] = edit
 
@@ -208,8 +214,12 @@ class _Edits:
 
     def _check_shared(self) -> None:
         """Refuse to change one of two names of a tensor: the other one must keep its values."""
-        shared: dict[str, Any] = self._shared()
+        shared = self._shared()
         for name, edit in self.edits.items():
             if name in shared:
-                first = edit.replacement or (edit.update and edit.update.b)
-                self.problems.add(str(first), self._tied(name))
+                self.problems.add(_first(edit), self._tied(name))
+
+
+def _first(edit: Edit) -> str:
+    """Return the adapter's tensor that messages about an edit name."""
+    return edit.replacement or (edit.update.parts()[0] if edit.update else "")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Final
 
 _PREFIX: Final = "base_model.model."
 
 
-class Part(Enum):
+class Part(StrEnum):
     """What an adapter's tensor is to a module, by the end of its name."""
 
     A = ".lora_A.weight"  # [r, in]
@@ -27,23 +27,30 @@ class Part(Enum):
 
 
 # Names of formulas and of parts that are not understood must not pass as a module's own weight.
-_FOREIGN: Final = ("lora_", "token_adapter", "base_layer", "modules_to_save", "original_module", "adapter_")
+_FOREIGN: Final = (
+    *("lora_", "ia3_", "hada_", "lokr_", "vera_", "oft_", "boft_", "hra_"),
+    *("token_adapter", "base_layer", "modules_to_save", "original_module", "adapter_"),
+)
+_WHOLE: Final = (Part.BASE_WEIGHT, Part.BASE_BIAS, Part.WEIGHT, Part.BIAS)
 
 
 @dataclass(slots=True)
 class Keys:
     """An adapter's tensors by module and part; `unknown` are those whose names say nothing known."""
 
-    modules: dict[str, dict[Part, str]] = field(default_factory=dict)
+    modules: dict[str, dict[str, str]] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
 
 
-def parse_keys(names: Iterable[str]) -> Keys:
-    """Return what the tensors of an adapter are. Every name is either in `modules` or in `unknown`."""
-    keys = Keys()
+def parse_keys(names: Iterable[str], ends: Sequence[str] = ()) -> Keys:
+    """Return what the tensors of an adapter are. Every name is either in `modules` or in `unknown`.
+
+    `ends` are what names of another kind than LoRA end with.
+    """
+    keys, known = Keys(), (*ends, *_WHOLE) if ends else tuple(Part)
     for name in names:
-        part = next((part for part in Part if name.endswith(part.value)), None)
-        module = name[len(_PREFIX) : -len(part.value)] if part else ""
+        part = next((part for part in known if name.endswith(part)), None)
+        module = name[len(_PREFIX) : -len(part)] if part else ""
         foreign = any(word.startswith(_FOREIGN) for word in module.split("."))
         if part is None or foreign or not module or not name.startswith(_PREFIX):
             keys.unknown.append(name)

@@ -38,14 +38,15 @@ def open_hub(text: str, folder: Path) -> Checkpoint | Path:
     if path in listing.files:
         return _file(listing, path)
     under = f"{path}/" if path else ""
-    names = [p.removeprefix(under) for p in listing.files if p.startswith(under)]
-    names = [name for name in names if "/" not in name]
+    every = [p.removeprefix(under) for p in listing.files if p.startswith(under)]
+    names = [name for name in every if "/" not in name]
     if not names:
         near = did_you_mean(path, {posixpath.dirname(p) for p in listing.files} - {""})
         raise CheckpointError(f"{listing.named}: the repository has no such folder or file{near}")
     if _ADAPTER in names or not _matching(names, (SAFETENSORS.pattern, f"*{SAFETENSORS.suffix}.index.json")):
         return _others(listing, under, names)
-    return HubCheckpoint(listing, under, names, _found(listing, under, names))
+    inner = [name for name in every if "/" in name] if "modules.json" in names else []
+    return HubCheckpoint(listing, under, [*names, *inner], _found(listing, under, names))
 
 
 def _file(listing: Listing, path: str) -> Checkpoint | Path:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
-from surgery.math.ranks import EXACT_UP_TO, flattened, rank_for_ratio, saves
+from surgery.math.ranks import EXACT_UP_TO, rank_for_ratio, saves
 from surgery.ops import Params, Signature
 from surgery.scalars import Schedulable
-from surgery.targets import Targets, is_stack, is_target
+from surgery.targets import Targets, is_target, matrix_shape
 
 Whole = Annotated[float, Schedulable(ge=1)]
 Part = Annotated[float, Schedulable(gt=0, le=1)]
@@ -48,12 +48,6 @@ class Rank(Params):
                 "`energy` needs all singular values, `method: randomized` finds a few; use `exact`"
             )
         return self
-
-
-def matrix_shape(signature: Signature) -> tuple[int, int]:
-    """Return rows and columns of each matrix: [out, in·kh·kw] of a convolution, [.., ..] of a stack's experts."""
-    shape = signature.first.shape
-    return (shape[1], shape[2]) if is_stack(signature) else flattened(shape)
 
 
 def known_rank(signature: Signature, p: Rank) -> int | None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from surgery.math.ranks import exact_bytes, randomized_bytes
 from surgery.ops import Chunk, Signature, Split, op
-from surgery.targets import is_stack
-from surgery_lowrank._rank import Rank, check, exact, known_rank, matrix_shape, untouched, worth
+from surgery.targets import is_stack, matrix_shape
+from surgery_lowrank._rank import Rank, check, exact, known_rank, untouched, worth
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,10 @@ def _workspace(signature: Signature, p: Svd) -> int:
     vectors="skip",
     workspace=_workspace,
     note="what a rank leaves is written as dense weights: no file gets smaller and no model faster by itself",
-    cite="Eckart, Young 1936, The approximation of one matrix by another of lower rank; Halko, Martinsson, Tropp 2011",
+    cite=(
+        "Eckart, Young 1936, The approximation of one matrix by another of lower rank; Halko, Martinsson, Tropp 2011, "
+        "Finding structure with randomness, arXiv:0909.4061 (the randomized method)"
+    ),
 )
 def svd(x: Chunk, p: Svd) -> Tensor:
     """Replace matrices by their nearest of lower rank: U_r Σ_r V_rᵀ.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from surgery.ops import Chunk, Params, Signature
+from surgery.ops import BASE, Chunk, Params, Signature
 from surgery.scalars import Scalar, Share
 
 if TYPE_CHECKING:
@@ -40,13 +40,15 @@ def densities_of(signature: Signature) -> list[float]:
     return [entry.density for entry in signature.each]  # type: ignore[attr-defined]
 
 
-def sum_is_zero(signature: Signature, *, normalize: bool) -> str | None:
-    """Return what is wrong if weights are to be divided by their sum and that is 0."""
+def sum_is_zero(signature: Signature, *, normalize: bool, parameter: str = "normalize") -> str | None:
+    """Return what is wrong if weights are to be divided by their sum, as `parameter` says, and that is 0."""
     weights = weights_of(signature)
     if not (normalize and weights) or abs(math.fsum(weights)) >= NEGLIGIBLE:
         return None
     listed = ", ".join(f"{weight:g}" for weight in weights)
-    return f"the weights {listed} sum to 0, which normalize divides by; change one or set normalize: false"
+    return (
+        f"the weights {listed} sum to 0, which {parameter} divides by; change one or set {parameter}: false"
+    )
 
 
 def lacks_base(signature: Signature) -> str | None:
@@ -56,6 +58,27 @@ def lacks_base(signature: Signature) -> str | None:
         if signature.base is None
         else None
     )
+
+
+def copied(
+    signature: Signature, shares: Sequence[float], *, scale: float, normalize: bool, mean: bool
+) -> int | None:
+    """Return the base when nothing is added to it, or the only model when its delta is added whole.
+
+    `shares` of the deltas are kept: 0 is nothing, 1 is everything. `mean`: the divisor of `normalize` is the weight of
+    the models that agree, not of all.
+    """
+    weights = weights_of(signature)
+    pairs = list(zip(weights, shares, strict=True))
+    adding = [index for index, (weight, share) in enumerate(pairs) if weight != 0 and share > 0]
+    if scale == 0 or not adding:
+        return BASE
+    if len(adding) > 1 or pairs[adding[0]][1] < 1:
+        return None
+    weight = weights[adding[0]]
+    divisor = (weight if mean else math.fsum(weights)) if normalize else 1.0
+    whole = abs(divisor) >= NEGLIGIBLE and scale * weight / divisor == 1
+    return adding[0] if whole else None
 
 
 def subtract(x: Chunk, index: int, out: Tensor) -> Tensor:
@@ -86,6 +109,14 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tenso
     return out
 
 
+def sum_deltas(x: Chunk, weights: Sequence[float]) -> Tensor:
+    """Return Σ w·(model - base) in `x.out`, first to last; needs scratch buffer 0 for more than one model."""
+    out = scaled(subtract(x, 0, x.out), weights[0])
+    for index in range(1, len(weights)):
+        out.add_(subtract(x, index, x.scratch(0)), alpha=weights[index])
+    return out
+
+
 def add_deltas(x: Chunk, weights: Sequence[float], scale: float) -> Tensor:
     """Return base + scale·Σ w·(model - base) in `x.out`; needs scratch buffer 0 for more than one model.
 
@@ -94,14 +125,7 @@ def add_deltas(x: Chunk, weights: Sequence[float], scale: float) -> Tensor:
     """
     import torch
 
-    base, out = x.base, x.out
-    assert base is not None
-    torch.sub(x.models[0], base, out=out)
+    assert x.base is not None
     if len(weights) == 1:
-        return torch.add(base, out, alpha=weights[0] * scale, out=out)
-    scaled(out, weights[0])
-    delta = x.scratch(0)
-    for model, weight in zip(x.models[1:], weights[1:], strict=True):
-        torch.sub(model, base, out=delta)
-        out.add_(delta, alpha=weight)
-    return torch.add(base, out, alpha=scale, out=out)
+        return torch.add(x.base, subtract(x, 0, x.out), alpha=weights[0] * scale, out=x.out)
+    return torch.add(x.base, sum_deltas(x, weights), alpha=scale, out=x.out)

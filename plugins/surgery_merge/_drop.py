@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from surgery.ops import BASE, Chunk, Params, Reduce, Scan, Signature, Split
+from surgery.ops import Chunk, Params, Reduce, Scan, Signature, Split
 from surgery.scalars import Scalar
-from surgery_merge._common import NEGLIGIBLE, densities_of, weights_of
+from surgery_merge import _mass
+from surgery_merge._common import copied, densities_of, subtract
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from surgery_merge._mass import Masses
 
 
 class Dare(Params):
@@ -40,28 +43,17 @@ class Drop(Reduce):
         thinned = any(0 < density < 1 for density in densities_of(signature))
         return Scan.ALL if p.rescale == "l1" and thinned and found is None else None
 
-    def gather(self, x: Chunk, p: Dare, found: None) -> list[tuple[list[float], list[float]]]:
+    def gather(self, x: Chunk, p: Dare, found: None) -> Masses:
         """Return each model's Σ|τ| over a block, before and after dropping."""
-        return [_mass(x, index, density) for index, density in enumerate(densities_of(x.signature))]
+        return [_masses(x, index, density) for index, density in enumerate(densities_of(x.signature))]
 
-    def fold(
-        self, total: list[tuple[list[float], list[float]]], part: list[tuple[list[float], list[float]]]
-    ) -> list[tuple[list[float], list[float]]]:
+    def fold(self, total: Masses, part: Masses) -> Masses:
         """Collect the blocks' sums."""
-        for (before, after), (more_before, more_after) in zip(total, part, strict=True):
-            before += more_before
-            after += more_after
-        return total
+        return _mass.fold(total, part)
 
-    def solve(
-        self, signature: Signature, p: Dare, total: list[tuple[list[float], list[float]]], found: None
-    ) -> list[float]:
+    def solve(self, signature: Signature, p: Dare, total: Masses, found: None) -> list[float]:
         """Return what each model's survivors are multiplied with."""
-        from surgery.math.reduce import exact_sum
-
-        sums = [(exact_sum(before), exact_sum(after)) for before, after in total]
-        # mergekit leaves alone what is this small
-        return [b / a if min(a, b) >= 1e-7 else 1.0 for b, a in sums]
+        return _mass.factors(total)
 
     @abstractmethod
     def apply(self, x: Chunk, p: Any, found: list[float] | None) -> Tensor:
@@ -93,32 +85,16 @@ def survives(x: Chunk, index: int, density: float, out: Tensor) -> Tensor:
 
 
 def same(signature: Signature, p: Dare, *, mean: bool) -> int | None:
-    """Return the base when nothing is added, or the only model when it is added whole.
-
-    `mean`: the divisor of `normalize` is the weight of the models that agree.
-    """
-    weights = weights_of(signature)
-    pairs = list(zip(weights, densities_of(signature), strict=True))
-    adding = [index for index, (weight, density) in enumerate(pairs) if weight != 0 and density > 0]
-    if p.lambda_ == 0 or not adding:
-        return BASE
-    if len(adding) > 1 or pairs[adding[0]][1] < 1:
-        return None
-    weight = weights[adding[0]]
-    divisor = (weight if mean else sum(weights)) if p.normalize else 1.0
-    whole = abs(divisor) >= NEGLIGIBLE and p.lambda_ * weight / divisor == 1
-    return adding[0] if whole else None
+    """Return the base when nothing is added, or the only model when it is added whole."""
+    return copied(signature, densities_of(signature), scale=p.lambda_, normalize=p.normalize, mean=mean)
 
 
-def _mass(x: Chunk, index: int, density: float) -> tuple[list[float], list[float]]:
-    import torch
-
+def _masses(x: Chunk, index: int, density: float) -> tuple[list[float], list[float]]:
     from surgery.math.reduce import dot
 
     if not 0 < density < 1:
         return [1.0], [1.0]
-    assert x.base is not None
     delta, mask = x.scratch(0), x.scratch(1)
-    torch.sub(x.models[index], x.base, out=delta).abs_()
+    subtract(x, index, delta).abs_()
     before = dot(delta, mask.fill_(1))
     return [before], [dot(delta, survives(x, index, density, mask))]

@@ -52,15 +52,19 @@ def elected(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool,
 
     base = x.base
     assert base is not None
+    out = agreed(x, voters, elect=elect, normalize=normalize)
+    return x.out.copy_(base) if out is None else torch.add(base, out, alpha=scale, out=out)
+
+
+def agreed(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool) -> Tensor | None:
+    """Return the mean or sum of the deltas that agree with the elected sign, in `x.out`; None if nobody votes."""
     voters = [voter for voter in voters if voter.ballot != 0]
     if not voters:
-        return x.out.copy_(base)
+        return None
     if normalize and len({(voter.ballot, voter.gain, voter.share) for voter in voters}) == 1:
         voters = _plain(voters)
     sign = _sign(x, voters, elect)
-    out = _agreeing(x, voters, sign, normalize=normalize)
-    out.mul_(sign)
-    return torch.add(base, out, alpha=scale, out=out)
+    return _agreeing(x, voters, sign, normalize=normalize).mul_(sign)
 
 
 def _plain(voters: Sequence[Voter]) -> list[Voter]:

@@ -1,31 +1,83 @@
-"""The thresholds that keep the largest |τ| of each model, found exactly while streaming.
+"""Which elements of each model's delta stay: those from the `first` to the `last` largest |τ|, found exactly.
 
-The first pass reads a sample of a large tensor and brackets every model's threshold; a further pass over all
-blocks counts what lies inside. A tensor smaller than a sample, and a whole model, is counted at once, from the
-bracket of all numbers. Each pass serves all models.
+    |τ| falling:   1 ......... first ............................. last ......... n
+                   outliers    kept                                small: dropped
+
+TIES keeps from 1 to density·n; breadcrumbs drops outliers as well. `Trim` gathers the two thresholds of each model,
+and for `rescale: l1` how much of Σ|τ| is left.
 """
 
 from __future__ import annotations
 
 import math
-import struct
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from surgery.errors import OpError
-from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Chunk, Scan, Signature
-from surgery_merge._common import densities_of
+from surgery.ops import Chunk, Params, Reduce, Scan, Signature, Split
+from surgery_merge import _mass, _ranks
+from surgery_merge._common import subtract
+from surgery_merge._ranks import Rank, below, up_to
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from surgery.math.select import Bracket, Counted, Threshold
+    from surgery_merge._mass import Masses
+    from surgery_merge._ranks import Part, Search
 
-    # For every model what is known of its threshold; None where all or nothing is kept.
-    Search = Sequence[Bracket | Threshold | None]
-    Part = list[list[Tensor] | Counted | None]
+Scope = Literal["tensor", "layer", "model"]
+Rescale = Literal["none", "l1"]
 
-_SAMPLE: Final = SAMPLE_RUNS * SAMPLE_RUN
+SPLITS = (Split.REDUCE, Split.MODEL)
+
+
+class Trimmed(Params):
+    """Parameters of ops that keep some ranks of |τ|."""
+
+    scope: Scope = "tensor"
+    """What shares are shares of: each tensor, each layer (what lies outside layers counts as one), or the model."""
+
+    rescale: Rescale = "none"
+    """Multiply what stays of a delta so that Σ|τ| is as before (`l1`, as mergekit can), or leave it (`none`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The ranks of |τ| that stay, counted from 1 for the largest; none if `last` is 0."""
+
+    first: int
+    last: int
+
+    def is_everything(self, numel: int) -> bool:
+        """Return whether all of `numel` elements stay."""
+        return self.first == 1 and self.last == numel
+
+    def ranks(self, model: int, numel: int) -> tuple[Rank | None, Rank | None]:
+        """Return the ranks of the largest and the smallest |τ| that stay, where it must be looked for."""
+        if self.last == 0:
+            return None, None
+        return (
+            Rank(model, self.first) if self.first > 1 else None,
+            Rank(model, self.last) if self.last < numel else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of the thresholds, two for each model, and of the factors that restore Σ|τ|."""
+
+    search: Search
+    factors: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What is done to a model's delta: low < |τ| <= high stays, and is multiplied by `factor`."""
+
+    low: float = 0.0
+    high: float = math.inf
+    factor: float = 1.0
 
 
 def keeps(density: float, numel: int) -> int:
@@ -35,85 +87,97 @@ def keeps(density: float, numel: int) -> int:
     return min(max(1, math.floor(density * numel)), numel)
 
 
-def scan(signature: Signature, found: Search | None, *, sampling: bool) -> Scan | None:
-    """Say what to read next: None when every model's threshold is known."""
-    from surgery.math.select import Bracket
+def split_of(p: Trimmed) -> Split:
+    """Return MODEL where several tensors are compared."""
+    return Split.REDUCE if p.scope == "tensor" else Split.MODEL
 
-    if found is None:
-        if not any(_is_searched(density, signature.numel) for density in densities_of(signature)):
+
+def pool_of(signature: Signature, p: Trimmed) -> tuple[str, int] | None:
+    """Return the tensor's layer where shares are those of layers."""
+    return signature.role.place if p.scope == "layer" else None
+
+
+class Trim(Reduce):
+    """Finds the thresholds of each model's band, then, for `rescale: l1`, what restores its Σ|τ|."""
+
+    @abstractmethod
+    def bands(self, signature: Signature) -> list[Band]:
+        """Return what stays of each model's delta."""
+
+    def scan(self, signature: Signature, p: Trimmed, found: Found | None, done: int) -> Scan | None:
+        """Read a sample, then all blocks until the thresholds are known, and once more to rescale."""
+        if found is not None and found.factors is not None:
             return None
-        return Scan.SAMPLE if sampling and signature.numel > _SAMPLE else Scan.ALL
-    return Scan.ALL if any(isinstance(known, Bracket) for known in found) else None
+        ranks, search = self._ranks(signature), found.search if found else None
+        more = _ranks.scan(ranks, signature.numel, search, sampling=p.scope == "tensor")
+        if more is None and p.rescale == "l1" and any(ranks):
+            return Scan.ALL
+        return more
 
-
-def gather(x: Chunk, found: Search | None, *, sampling: bool) -> Part:
-    """Return what a block (or the sample) says of each model's threshold; uses scratch buffer 0."""
-    import torch
-
-    from surgery.math.select import FULL, Bracket, count
-
-    sampled = found is None and sampling and x.signature.numel > _SAMPLE
-    base, delta = x.base, x.scratch(0)
-    assert base is not None
-    part: Part = []
-    for index, density in enumerate(densities_of(x.signature)):
-        known = FULL if found is None else found[index]
-        if isinstance(known, Bracket) and _is_searched(density, x.signature.numel):
-            torch.sub(x.models[index], base, out=delta)
-            part.append([delta.clone()] if sampled else count(delta, known))
-        else:
-            part.append(None)
-    return part
-
-
-def fold(total: Part, part: Part) -> Part:
-    """Add a block's part to the total. OpError if the blocks are not of the same models."""
-    from surgery.math.select import Counted
-
-    if len(total) != len(part):
-        raise OpError(
-            "scope: model needs every tensor in every model, some lack one; set scope: tensor or `missing: base`"
+    def gather(self, x: Chunk, p: Trimmed, found: Found | None) -> Part | Masses:
+        """Return what a block says of each threshold, or how much of Σ|τ| it keeps; uses scratch 0 and 1."""
+        if found is not None and _ranks.settled(found.search):
+            return self._masses(x, found)
+        delta, sampling = x.scratch(0), p.scope == "tensor"
+        search = found.search if found else None
+        return _ranks.gather(
+            self._ranks(x.signature),
+            x.signature.numel,
+            lambda index: subtract(x, index, delta),
+            search,
+            sampling=sampling,
         )
-    for mine, other in zip(total, part, strict=True):
-        if isinstance(mine, list) and isinstance(other, list):
-            mine += other
-        elif isinstance(mine, Counted) and isinstance(other, Counted):
-            mine.add(other)
-    return total
+
+    def fold(self, total: Any, part: Any) -> Any:
+        """Add a block's part to the total."""
+        return (_mass if part and isinstance(part[0], tuple) else _ranks).fold(total, part)
+
+    def solve(self, signature: Signature, p: Trimmed, total: Any, found: Found | None) -> Found:
+        """Return the thresholds, or where the next pass looks for them; at last the factors."""
+        if found is not None and _ranks.settled(found.search):
+            return Found(found.search, _mass.factors(total))
+        search = found.search if found else None
+        return Found(_ranks.solve(self._ranks(signature), signature.numel, total, search))
+
+    def cuts(self, x: Chunk, found: Found | None) -> list[Cut | None]:
+        """Return what is done to each model's delta; None if nothing of it stays."""
+        double, bands = x.out.element_size() == 8, self.bands(x.signature)
+        search = _ranks.thresholds(found.search) if found else [None] * (2 * len(bands))
+        factors = (found.factors if found else None) or [1.0] * len(bands)
+        return [
+            Cut(below(search[2 * i + 1], double=double), up_to(search[2 * i], double=double), factors[i])
+            if band.last
+            else None
+            for i, band in enumerate(bands)
+        ]
+
+    def _ranks(self, signature: Signature) -> list[Rank | None]:
+        numel = signature.numel
+        return [rank for i, band in enumerate(self.bands(signature)) for rank in band.ranks(i, numel)]
+
+    def _masses(self, x: Chunk, found: Found) -> Masses:
+        """Return each model's Σ|τ| over a block, before and after."""
+        delta, work = x.scratch(0), x.scratch(1)
+        masses: Masses = []
+        for index, cut in enumerate(self.cuts(x, found)):
+            if cut is None or (cut.low == 0 and cut.high == math.inf):
+                masses.append(([1.0], [1.0]))
+                continue
+            before = _mass.mass(subtract(x, index, delta), work)
+            masses.append(([before], [_mass.mass(trimmed(delta, cut, work), work)]))
+        return masses
 
 
-def solve(signature: Signature, total: Part, found: Search | None) -> Search:
-    """Return each model's threshold, or the bracket in which the next pass looks for it."""
+def trimmed(delta: Tensor, cut: Cut, work: Tensor) -> Tensor:
+    """Set what does not stay to 0, in place; `work` is a buffer of the same shape."""
     import torch
 
-    from surgery.math.select import FULL, Bracket, bracket_from_sample, refine
-
-    numel = signature.numel
-    search: list[Bracket | Threshold | None] = []
-    for index, density in enumerate(densities_of(signature)):
-        part, known = total[index], FULL if found is None else found[index]
-        if isinstance(part, list):
-            search.append(bracket_from_sample(torch.cat(part), numel, keeps(density, numel)))
-        elif part is not None and isinstance(known, Bracket):
-            search.append(refine(part, known, numel, keeps(density, numel)))
-        else:
-            search.append(None if found is None else known)
-    return search
+    without_outliers(delta, cut, work)
+    return torch.hardshrink(delta, cut.low, out=delta) if cut.low > 0 else delta
 
 
-def cutoff(threshold: Threshold | None, *, double: bool) -> float:
-    """Return the number that every |τ| below the threshold is at most equal to: the largest one not kept.
+def without_outliers(delta: Tensor, cut: Cut, work: Tensor) -> Tensor:
+    """Set what is larger than the band to 0, in place: x - x = 0, x - 0 = x."""
+    import torch
 
-    0 keeps everything. Thresholds are float32: float64 deltas are kept if they round to one that is.
-    """
-    if threshold is None or threshold.bits == 0:
-        return 0.0
-    below = float(struct.unpack("<f", struct.pack("<I", threshold.bits - 1))[0])
-    if not double:
-        return below
-    half_way = (below + threshold.value) / 2  # rounds to the one whose last bit is 0
-    return half_way if threshold.bits & 1 else math.nextafter(half_way, 0.0)
-
-
-def _is_searched(density: float, numel: int) -> bool:
-    return 0 < keeps(density, numel) < numel
+    return delta.sub_(torch.hardshrink(delta, cut.high, out=work)) if cut.high < math.inf else delta

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from surgery.ops import Chunk, Params, Reduce, Signature, op
 from surgery.scalars import Scalar
 from surgery_merge._common import add_deltas, weighted_sum
+from surgery_merge._span import Space, base_for_space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class Slerp(Params):
     dot_threshold: float = Field(default=0.9995, ge=0, le=1)
     """Above this |cosine| the models are interpolated along the straight line."""
 
-    space: Literal["weight", "delta"] = "weight"
+    space: Space = "weight"
     """Interpolate the weights, or their differences to the base: siblings have cosines near 1 as weights."""
 
 
@@ -67,14 +68,6 @@ def _same(signature: Signature, p: Slerp) -> int | None:
     return int(p.t) if p.t in (0, 1) else None
 
 
-def _check(signature: Signature, p: Slerp) -> str | None:
-    if p.space == "delta" and signature.base is None:
-        return "space: delta needs a base; name one in `base:`"
-    if p.space == "weight" and signature.base is not None:
-        return "space: weight has no use for a base; remove `base:` or set space: delta"
-    return None
-
-
 @op(
     "merge.slerp",
     params=Slerp,
@@ -82,7 +75,7 @@ def _check(signature: Signature, p: Slerp) -> str | None:
     models=2,
     ordered=True,
     simplify=_same,
-    check=_check,
+    check=lambda signature, p: base_for_space(signature, p.space),
     buffers=2,
     cite="Shoemake 1985, Animating rotation with quaternion curves",
 )

@@ -19,7 +19,7 @@ _SAMPLE: Final = SAMPLE_RUNS * SAMPLE_RUN
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is known so far: the common threshold, and with `scope: model` those of tensors that it would empty.
+    """What is known so far: the common threshold, and, if tensors share it, those of tensors that it would empty.
 
     `caps` is None until the tensors that need one are known.
     """
@@ -79,7 +79,7 @@ class Selecting(Reduce):
             return Search(bracket_from_sample(torch.cat(total), signature.numel, kept), {})
         known = FULL if found is None else found.common
         if isinstance(known, Bracket):
-            capped = p.scope == "model" and p.cap < 1
+            capped = p.joins and p.cap < 1
             return Search(refine(total, known, signature.numel, kept), None if capped else {})
         assert found is not None
         if found.caps is None:

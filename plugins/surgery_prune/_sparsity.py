@@ -63,43 +63,56 @@ class Amount(Params):
 class Sparsity(Amount):
     """How many weights are set to zero, and among which they are compared."""
 
-    scope: Literal["tensor", "row", "model"] = "tensor"
-    """What `sparsity` is a share of: each tensor, each row (output of a Linear), or all pruned tensors together."""
+    scope: Literal["tensor", "row", "layer", "model"] = "tensor"
+    """What `sparsity` is a share of: each tensor, each row (output of a Linear), the pruned tensors of each layer
+    (those outside layers count as one), or all pruned tensors together."""
 
     max_sparsity: float | None = Field(default=None, gt=0, le=1)
-    """With `scope: model`, the largest share that a single tensor loses; 0.95 if not given."""
+    """With `scope: layer` or `model`, the largest share that a single tensor loses; 0.95 if not given."""
 
     targets: Targets = "linear"
     """What is pruned: Linears of the blocks, or `all` tensors of two and more dimensions. `where:` narrows it down."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
-        if self.pattern and self.scope == "model":
-            raise ValueError("`pattern` compares neighbours, `scope: model` all weights; keep one")
-        if self.max_sparsity is not None and self.scope != "model":
+        if self.pattern and self.joins:
             raise ValueError(
-                f"`max_sparsity` belongs to `scope: model`, got `scope: {self.scope}`; remove it"
+                f"`pattern` compares neighbours, `scope: {self.scope}` weights of several tensors; keep one"
             )
-        if self.scope == "model" and isinstance(self.sparsity, float) and self.sparsity > self.cap:
+        if self.max_sparsity is not None and not self.joins:
+            raise ValueError(
+                f"`max_sparsity` belongs to `scope: layer` and `model`, got `scope: {self.scope}`; remove it"
+            )
+        if self.joins and isinstance(self.sparsity, float) and self.sparsity > self.cap:
             raise ValueError(
                 f"`sparsity` {self.sparsity:g} is above `max_sparsity` {self.cap:g}; raise the latter"
             )
         return self
 
     @property
+    def joins(self) -> bool:
+        """Return whether weights of several tensors are compared."""
+        return self.scope in ("layer", "model")
+
+    @property
     def cap(self) -> float:
-        """Return the largest share of a tensor that becomes 0 with `scope: model`."""
+        """Return the largest share of a tensor that becomes 0 where several are compared."""
         return MOST if self.max_sparsity is None else self.max_sparsity
 
 
 def split_of(p: Sparsity) -> Split:
     """Return how the work may be cut: rows and N:M groups are looked at as a whole."""
-    if p.scope == "model":
+    if p.joins:
         return Split.MODEL
     return Split.ROW if p.pattern or p.scope == "row" else Split.REDUCE
 
 
 SPLITS: Final = (Split.REDUCE, Split.ROW, Split.MODEL)
+
+
+def pool_of(signature: Signature, p: Sparsity) -> tuple[str, int] | None:
+    """Return the tensor's layer where the weights of a layer are compared."""
+    return signature.role.place if p.scope == "layer" else None
 
 
 def pruned(share: float, count: int) -> int:
@@ -119,7 +132,7 @@ def untouched(signature: Signature, p: Sparsity) -> bool:
         return True
     if p.group is not None:
         return p.group[0] == p.group[1]
-    if p.scope == "model":
+    if p.joins:
         return p.share == 0
     return pruned(p.share, compared(signature) if p.scope == "row" else signature.numel) == 0
 

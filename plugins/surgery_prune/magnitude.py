@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, Signature, op
 from surgery_prune._magnitude import Search, Selecting
-from surgery_prune._sparsity import SPLITS, Sparsity, check, split_of, untouched
+from surgery_prune._sparsity import SPLITS, Sparsity, check, pool_of, split_of, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ def _same(signature: Signature, p: Magnitude) -> int | None:
     "prune.magnitude",
     split=split_of,
     splits=SPLITS,
+    pool=pool_of,
     params=Magnitude,
     models=1,
     simplify=_same,
@@ -35,9 +36,9 @@ def _same(signature: Signature, p: Magnitude) -> int | None:
 class MagnitudeOp(Selecting):
     """Set the smallest |w| to 0: of n weights that are compared the ⌊s·n⌋ smallest.
 
-    Thresholds are exact. Of a tensor or model, weights that equal the threshold stay, so that no order decides: a few
-    fewer than the share may become 0 (bfloat16 has many equal weights). Of a row, or of the M neighbours of an N:M
-    pattern, exactly so many stay, of equal ones those of the lower index. The baseline: methods that look at
+    Thresholds are exact. Of a tensor, layer or model, weights that equal the threshold stay, so that no order decides:
+    a few fewer than the share may become 0 (bfloat16 has many equal weights). Of a row, or of the M neighbours of an
+    N:M pattern, exactly so many stay, of equal ones those of the lower index. The baseline: methods that look at
     activations lose less.
     """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from surgery.ops import Chunk, Description, Made, Signature, Space, op
 from surgery.tensors import TensorSpec
 from surgery_prune._magnitude import Search, Selecting
-from surgery_prune._sparsity import SPLITS, Sparsity, check, split_of, untouched
+from surgery_prune._sparsity import SPLITS, Sparsity, check, pool_of, split_of, untouched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,7 @@ def _described(made: Made, p: Mask) -> Description:
     "prune.mask",
     split=split_of,
     splits=SPLITS,
+    pool=pool_of,
     params=Mask,
     models=1,
     gives=Space.MASK,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from surgery.errors import PlanError, did_you_mean
 from surgery.ops import Layout, ModelView, Take
 from surgery_stitch._config import Pick, layer_count, rewrite
 from surgery_stitch._settings import check_settings, check_shapes, text_part
 from surgery_stitch._slices import Range
+
+Tied = Literal["refuse", "embed"]
 
 
 def only(models: Mapping[str, ModelView]) -> ModelView:
@@ -30,7 +33,11 @@ def picked(view: ModelView, layers: Range) -> list[Pick]:
 
 
 def build(
-    models: Mapping[str, ModelView], picks: Sequence[Pick], embed: ModelView, head: ModelView
+    models: Mapping[str, ModelView],
+    picks: Sequence[Pick],
+    embed: ModelView,
+    head: ModelView,
+    tied: Tied = "refuse",
 ) -> Layout:
     """Return the model whose layers are `picks`, in this order.
 
@@ -41,10 +48,6 @@ def build(
         raise PlanError("no layer is left; keep at least one")
     used = [models[name] for name in dict.fromkeys([embed.name, *(name for name, _ in picks), head.name])]
     for view in used:
-        if text_part(view.config).get("is_encoder_decoder"):
-            raise PlanError(
-                f"`{view.name}` is an encoder with a decoder; stitch models with one stack of layers"
-            )
         layer_count(view)
     check_settings(used)
     check_shapes(used)
@@ -56,7 +59,7 @@ def build(
         tensors |= {view.rename_layer(name, new): Take(model, name) for name in members[model].get(layer, ())}
     _append_prediction(tensors, head, members[head.name], len(picks))
     tensors |= {name: Take(head.name, name) for name in head.tensors if _is_head(head, name)}
-    if embed is not head:
+    if embed is not head and not (tied == "embed" and _ties(embed) and _ties(head)):
         _settle_tie(tensors, config, embed, head)
     return Layout(tensors, config, donor=embed.name)
 
@@ -96,7 +99,7 @@ def _settle_tie(
     if _ties(embed) and _ties(head):
         raise PlanError(
             f"`{embed.name}` and `{head.name}` both tie their head to their embeddings, so the embeddings of "
-            "one cannot go with the head of the other; set `embed` and `head` to the same model"
+            "one cannot go with the head of the other; set `embed` and `head` to the same model, or `tied: embed`"
         )
     own, theirs = _matrix(embed, "embed"), _matrix(head, "embed")
     if own is not None and theirs is not None:

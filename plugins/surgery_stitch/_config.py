@@ -91,6 +91,13 @@ def layer_count(view: ModelView) -> int:
     Layers behind the last one are multi-token-prediction blocks, if config.json says how many.
     """
     config = text_part(view.config)
+    if config.get("is_encoder_decoder"):
+        raise PlanError(f"`{view.name}` is an encoder with a decoder; stitch models with one stack of layers")
+    stacks = sorted({info.role.stack for info in view.tensors.values() if info.role.layer is not None})
+    if len(stacks) > 1:
+        raise PlanError(
+            f"`{view.name}` has layers in {', '.join(stacks)}; stitch models with one stack of layers"
+        )
     count = next((config[key] for key in COUNTS if isinstance(config.get(key), int)), None)
     if count is None:
         if view.config:

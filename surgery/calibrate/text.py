@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import Any
 
 import torch
 
+from surgery.checkpoint.sidecars import put_sidecars
 from surgery.errors import PlanError
 from surgery.math.random import stream_key, uniform
+from surgery.ops import File
 from surgery.plan.nodes import Calibration
 
 
@@ -47,13 +48,12 @@ def _pieces(file: Path, tokenizer: Any, step: int) -> list[list[int]]:
     return [ids[at : at + step] for at in range(0, len(ids) - step + 1, step)]
 
 
-def load_tokenizer(step: str, sidecars: Mapping[str, Path]) -> Any:
+def load_tokenizer(step: str, sidecars: Mapping[str, File]) -> Any:
     """Return the tokenizer that some files are, wherever they lie. Raises PlanError when they are none."""
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory(prefix="surgery-") as folder:
-        for name, path in sidecars.items():
-            os.symlink(path.absolute(), Path(folder, name))
+        put_sidecars(sidecars, Path(folder))
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever a broken file makes of it

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from surgery.ops import Description, Space
 from surgery.tensors import TensorSpec
 
 
@@ -38,6 +39,11 @@ class Checkpoint(ABC):
     # Dtypes in which tensors are written by default, where they are not those in which they are read: what a reader
     # computes (a fold, codes times scales) it may give more exactly than the model itself would hold it.
     native: Mapping[str, str] = MappingProxyType({})
+
+    # What its numbers mean, so that factors or deltas are never taken for weights; and how it is written, if not as a
+    # model with config.json and tokenizer.
+    space: Space = Space.WEIGHT
+    description: Description | None = None
 
     @abstractmethod
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:

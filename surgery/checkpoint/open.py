@@ -97,8 +97,18 @@ def _open_path(path: Path, formats: Sequence[Format]) -> Checkpoint:
     if not path.is_dir():
         names = ", ".join(candidate.name for candidate in formats)
         raise CheckpointError(f"{path}: is in no known format; known: {names}")
-    advice = "give a folder with `*.safetensors` or `pytorch_model.bin`, or the file itself"
+    advice = (
+        _inner(path, formats)
+        or "give a folder with `*.safetensors` or `pytorch_model.bin`, or the file itself"
+    )
     raise CheckpointError(f"{path}: has no weights in a known format, {_contents(path)}; {advice}")
+
+
+def _inner(folder: Path, formats: Sequence[Format]) -> str | None:
+    """Return the advice to name one of the folders inside that hold models, as a diffusion pipeline's do."""
+    entries = (entry for entry in sorted(folder.iterdir()) if entry.is_dir())
+    inner = [f"`{entry}`" for entry in entries if any(candidate.claims(entry) for candidate in formats)]
+    return f"give the part that is meant: {' or '.join(inner)}" if inner else None
 
 
 def _contents(folder: Path) -> str:

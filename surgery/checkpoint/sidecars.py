@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from surgery.checkpoint.strict_json import json_type
 from surgery.errors import CheckpointError, ResourceError
+from surgery.ops import File
 
 CONFIG: Final = "config.json"
 MAX_CONFIG: Final = 10_000_000
@@ -31,21 +34,42 @@ _NAMES: Final = frozenset(
         "preprocessor_config.json",
         "processor_config.json",
         "video_preprocessor_config.json",
+        "modules.json",
+        "config_sentence_transformers.json",
     )
 )
-_PATTERNS: Final = ("vocab.json", "vocab.txt", "vocab.bpe", "vocab.tsv", "*.model", "*.tiktoken")
+_PATTERNS: Final = (
+    *("vocab.json", "vocab.txt", "vocab.bpe", "vocab.tsv", "*.model", "*.tiktoken"),
+    "sentence_*_config.json",
+)
+# What sentence-transformers puts behind a model: `1_Pooling/config.json`, `2_Dense/model.safetensors`.
+_MODULE: Final = re.compile(r"\d\d?_[A-Za-z]\w*/(?:config\.json|model\.safetensors|pytorch_model\.bin)")
 
 _QUANTIZATION: Final = ("quantization_config", "compression_config")
 
 
 def is_sidecar(name: str) -> bool:
-    """Return whether a file of this name belongs to a model and is copied as it is."""
+    """Return whether a file of this name, relative to the model's folder, belongs to it and is copied as it is."""
+    if "/" in name:
+        return _MODULE.fullmatch(name) is not None
     return name in _NAMES or any(Path(name).match(pattern) for pattern in _PATTERNS)
 
 
 def sidecars_in(folder: Path) -> dict[str, Path]:
     """Return the sidecar files of a folder, name -> path, sorted by name."""
-    return {path.name: path for path in sorted(folder.iterdir()) if is_sidecar(path.name) and path.is_file()}
+    inner = folder.glob("[0-9]*_*/*") if (folder / "modules.json").is_file() else ()
+    found = {path.relative_to(folder).as_posix(): path for path in (*folder.iterdir(), *inner)}
+    return {name: found[name] for name in sorted(found) if is_sidecar(name) and found[name].is_file()}
+
+
+def put_sidecars(files: Mapping[str, File], folder: Path) -> None:
+    """Write sidecar files into a folder: copies of files, and those that are made."""
+    for name, file in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(file, bytes):
+            (folder / name).write_bytes(file)
+        else:
+            shutil.copyfile(file, folder / name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

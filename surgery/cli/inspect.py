@@ -78,13 +78,23 @@ def _facts(model: VirtualModel) -> list[tuple[str, str]]:
         ("tensors", f"{len(model.tensors):,}"),
         ("parameters", millions(sum(info.spec.numel for info in infos))),
         ("size", human_bytes(sum(info.spec.nbytes for info in infos))),
-        ("layers", str(model.layers)),
+        ("layers", _layers(model)),
         ("names as in", model.architecture.name),
     ]
     facts += [("tied", f"{alias} is {name}") for alias, name in model.tied.items()]
     if checkpoint.sidecars:
         facts.append(("beside it", ", ".join(sorted(checkpoint.sidecars))))
     return facts + [(key, _short(value)) for key, value in _highlights(model).items()]
+
+
+def _layers(model: VirtualModel) -> str:
+    """Return the number of layers; of each stack where there are several."""
+    stacks: dict[str, int] = {}
+    for role in (info.role for info in model.tensors.values()):
+        if role.layer is not None:
+            stacks[role.stack] = max(stacks.get(role.stack, 0), role.layer + 1)
+    listed = ", ".join(f"{layers} in {stack}" for stack, layers in stacks.items())
+    return listed if len(stacks) > 1 else str(model.layers)
 
 
 def _format(model: VirtualModel) -> str:
@@ -170,6 +180,7 @@ def _tensor(info: TensorInfo) -> dict[str, Any]:
         "shape": list(info.spec.shape),
         "nbytes": info.spec.nbytes,
         "role": info.role.kind,
+        "stack": info.role.stack,
         "layer": info.role.layer,
         "expert": info.role.expert,
     }

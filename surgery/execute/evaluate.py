@@ -17,6 +17,7 @@ from surgery.execute.arena import Arena, Staging
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
+from surgery.execute.stacked import stacked
 from surgery.math.convert import decode, encode, may_have_infinity, overflow, store, torch_dtype
 from surgery.math.reduce import first_nonfinite, nan_free
 from surgery.ops import BLOCK, Signature, Split
@@ -30,6 +31,8 @@ from surgery.plan.nodes import (
     Rows,
     Scope,
     Source,
+    Stacked,
+    below_rows,
     inputs_of,
     sources,
 )
@@ -75,6 +78,13 @@ class Evaluator:
         self._memo: dict[tuple[int, int, int, torch.dtype], torch.Tensor] = {}
         self._raw: dict[tuple[int, int, int], Staging] = {}
         self._model_numel: dict[int, int] = {}
+        self._below: Evaluator | None = None
+
+    def below(self) -> Evaluator:
+        """Return an evaluator for many small ranges within one of this one's, whose buffers stay as they are."""
+        if self._below is None:
+            self._below = Evaluator(self.place, self.policy)
+        return self._below
 
     def begin(self) -> None:
         """Forget the last chunk; its buffers are used again."""
@@ -91,7 +101,7 @@ class Evaluator:
     def finite(self, source: Source, value: torch.Tensor) -> torch.Tensor:
         """Return a range of a tensor in a file; CheckpointError if it holds NaN or Inf."""
         if not nan_free(value):
-            raise self._nonfinite(source)
+            raise self.nonfinite(source)
         return value
 
     def value(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
@@ -106,7 +116,9 @@ class Evaluator:
             case Source():
                 return self._load(node, start, stop, dtype)
             case Rows():
-                return self._aligned(node.node, start + node.start, stop + node.start, held, dtype)
+                return self.aligned(node.node, start + node.start, stop + node.start, held, dtype)
+            case Stacked():
+                return stacked(self, node, start, stop, held, dtype)
             case Member():
                 return held.whole[id(node)][start:stop]
             case Apply() if node.split is Split.TENSOR:
@@ -120,7 +132,7 @@ class Evaluator:
             case Emitted():
                 raise AssertionError("what an op emits is stored, nothing is computed with it")
 
-    def _aligned(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
+    def aligned(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return a range that begins anywhere, cut out of one that begins where chunks may: see ALIGNED."""
         low = start // ALIGNED * ALIGNED
         high = min(-(-stop // ALIGNED) * ALIGNED, node.spec.numel)
@@ -186,7 +198,7 @@ class Evaluator:
         if source is not None:
             _, skipped = below_rows(node)
             raw = self.arena.staging(nbytes(len(out), source.spec.dtype))
-            self._read_runs(source, [start + skipped for start, _ in runs], lengths, raw.memory)
+            self.read_runs(source, [start + skipped for start, _ in runs], lengths, raw.memory)
             on_device = raw.raw if self.place.stream is None else self.place.to_device(raw.raw, self.arena)
             decode(on_device, source.spec.dtype, out)
         else:
@@ -197,7 +209,7 @@ class Evaluator:
         self.place.finish()
         return out
 
-    def _read_runs(self, source: Source, starts: list[int], lengths: list[int], memory: memoryview) -> None:
+    def read_runs(self, source: Source, starts: list[int], lengths: list[int], memory: memoryview) -> None:
         """Read short ranges of a tensor, to be decoded together."""
         at, tag = 0, source.spec.dtype
         for start, length in zip(starts, lengths, strict=True):
@@ -225,14 +237,14 @@ class Evaluator:
 
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
-        row = max(node.signature.first.row, 1)
+        row = max(node.op.row(node.signature.first), 1)
         x = self.rows(node, start // row, -(-stop // row), held, dtype)
         result = self.range(node, x, node.op.implementation, (x, node.params))
         return result[start - x.start : stop - x.start]
 
     def rows(self, node: Apply, first_row: int, last_row: int, held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of whole rows, [rows, row]."""
-        row = max(node.signature.first.row, 1)
+        row = max(node.op.row(node.signature.first), 1)
         first, last = first_row * row, last_row * row
         # what lies below is computed on aligned ranges, whatever the length of a row
         low = first // ALIGNED * ALIGNED
@@ -293,7 +305,7 @@ class Evaluator:
         for child, value in zip(inputs_of(node), x.inputs, strict=True):
             source = _source_of(child)
             if source is not None and not nan_free(value):
-                raise self._nonfinite(source)
+                raise self.nonfinite(source)
 
     def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor, *, looked_at: bool = False) -> None:
         """Refuse NaN and Inf where the policy says so; each element is looked at once."""
@@ -309,7 +321,7 @@ class Evaluator:
                 f"at element {x.start + first}; check its parameters"
             )
 
-    def _nonfinite(self, source: Source) -> CheckpointError:
+    def nonfinite(self, source: Source) -> CheckpointError:
         """Return the error that counts a tensor's NaN and Inf and tells the first; reads the tensor once more."""
         total, first = 0, -1
         for start in range(0, source.spec.numel, BLOCK):
@@ -365,15 +377,6 @@ class Evaluator:
 
 def _writes_to_inputs(node: Apply | GroupCall) -> OpError:
     return wrong_result(node, "writes to its inputs instead of `x.out`")
-
-
-def below_rows(node: Node) -> tuple[Node, int]:
-    """Return what a node is rows of, or the node itself, and how many of its elements are skipped."""
-    skipped = 0
-    while isinstance(node, Rows):
-        skipped += node.start
-        node = node.node
-    return node, skipped
 
 
 def _source_of(node: Node) -> Source | None:

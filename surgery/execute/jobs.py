@@ -10,12 +10,26 @@ from surgery.checkpoint.hashing import PIECE
 from surgery.errors import OpError
 from surgery.execute.arena import Staging
 from surgery.execute.emit import emissions, stored_bytes
-from surgery.execute.evaluate import Evaluator, Held, below_rows, compute_dtype
+from surgery.execute.evaluate import Evaluator, Held, compute_dtype
 from surgery.execute.needs import Needs, Phases, Unit, prefetch
 from surgery.execute.program import Program, compilable
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
-from surgery.plan.nodes import Agree, Apply, Emitted, Member, Node, Rows, Source, inputs_of, sources
+from surgery.execute.stacked import copied as stacked_bytes
+from surgery.execute.stacked import copies
+from surgery.plan.nodes import (
+    Agree,
+    Apply,
+    Emitted,
+    Member,
+    Node,
+    Rows,
+    Source,
+    Stacked,
+    below_rows,
+    inputs_of,
+    sources,
+)
 from surgery.schedule.jobs import Job, Target
 from surgery.tensors import DTYPES, nbytes
 
@@ -57,17 +71,20 @@ class JobRun:
         by_size: dict[int, list[Target]] = {}
         by_source: dict[Hashable, list[Target]] = {}
         emitted: dict[int, list[Target]] = {}
+        units: list[Unit] = []
         for target in self.job.targets:
             node = target.tensor.node
             if isinstance(node, Emitted):
                 emitted.setdefault(id(node.call), []).append(target)
+            elif isinstance(node, Stacked) and copies(node, target.tensor.spec.dtype):
+                units += self._stacks(target, node)
             elif is_copy(target) and not any(id(source) in read for source in sources(node)):
                 # those of a set that must agree are all one, whichever comes first
                 key = frozenset((id(source), start) for source, start in _copied(node))
                 by_source.setdefault((key, target.tensor.spec.nbytes), []).append(target)
             else:
                 by_size.setdefault(target.tensor.spec.numel, []).append(target)
-        units = [unit for targets in by_source.values() for unit in self._copies(targets)]
+        units += [unit for targets in by_source.values() for unit in self._copies(targets)]
         units += [unit for targets in by_size.values() for unit in self._spans(targets)]
         return units + [self._emits(targets) for targets in emitted.values()]
 
@@ -163,9 +180,28 @@ class JobRun:
 
     def _copies(self, targets: Sequence[Target]) -> list[Unit]:
         """Return units that copy a piece each to all targets; they are copies of the same bytes."""
-        writings = self._begin(targets)
-        spec, node = targets[0].tensor.spec, targets[0].tensor.node
+        node = targets[0].tensor.node
         copied = _copied(node)
+
+        def read(work: Evaluator, at: int, size: int) -> Staging:
+            first = _read(work, copied[0], at, size)
+            for other in copied[1:]:
+                if not torch.equal(first.raw, _read(work, other, at, size).raw):
+                    raise _disagree(node, copied[0], other)
+            return first
+
+        return self._pieces(targets, read)
+
+    def _stacks(self, target: Target, node: Stacked) -> list[Unit]:
+        """Return units that copy a piece each of rows from wherever they are."""
+        return self._pieces([target], lambda work, at, size: stacked_bytes(work, node, at, size))
+
+    def _pieces(
+        self, targets: Sequence[Target], read: Callable[[Evaluator, int, int], Staging]
+    ) -> list[Unit]:
+        """Return units that write a piece each of what `read` gives, by byte and size, to all targets."""
+        writings = self._begin(targets)
+        spec = targets[0].tensor.spec
 
         def unit(start: int, stop: int) -> Unit:
             def copy(work: Evaluator) -> None:
@@ -173,10 +209,7 @@ class JobRun:
                 for at in range(start, stop, COPY_CHUNK):
                     work.begin()
                     size = min(COPY_CHUNK, stop - at)
-                    first = _read(work, copied[0], at, size)
-                    for other in copied[1:]:
-                        if not torch.equal(first.raw, _read(work, other, at, size).raw):
-                            raise _disagree(node, copied[0], other)
+                    first = read(work, at, size)
                     for stream in streams:
                         stream.write(first.memory)
                         self._meter.add(size, spec.name)
@@ -208,7 +241,7 @@ def _copied(node: Node, start: int = 0) -> list[tuple[Source, int]]:
             return list(
                 dict.fromkeys(copied for child in inputs_of(node) for copied in _copied(child, start))
             )
-        case Apply() | Member() | Emitted():
+        case Apply() | Member() | Emitted() | Stacked():
             raise AssertionError("what an op computes is no copy")
 
 

@@ -15,10 +15,10 @@ import torch
 
 from surgery.execute.arena import Staging
 from surgery.execute.chunk import EngineChunk
-from surgery.execute.evaluate import Evaluator, Held, below_rows, draw_key
+from surgery.execute.evaluate import Evaluator, Held, draw_key
 from surgery.math.convert import finds_nonfinite, may_have_infinity, store
 from surgery.ops import Split
-from surgery.plan.nodes import Apply, Member, Node, Rows, Source, inputs_of, walk
+from surgery.plan.nodes import Apply, Member, Node, Rows, Source, Stacked, below_rows, inputs_of, walk
 from surgery.tensors import DTYPES, TensorSpec
 
 Compiled = Callable[[int], torch.Tensor]
@@ -35,7 +35,7 @@ def compilable(work: Evaluator, *roots: Node) -> bool:
         return False
     nodes = list(walk(*roots))
     return not any(
-        isinstance(n, Member) or (isinstance(n, Apply) and n.split in _HELD) for n in nodes
+        isinstance(n, Member | Stacked) or (isinstance(n, Apply) and n.split in _HELD) for n in nodes
     ) and all(isinstance(below_rows(n)[0], Source) for n in nodes if isinstance(n, Rows))
 
 

@@ -14,7 +14,13 @@ import xxhash
 
 from surgery import __version__
 from surgery.checkpoint.origin import origin_of
-from surgery.checkpoint.sidecars import CONFIG, config_with_dtype, without_quantization, write_json
+from surgery.checkpoint.sidecars import (
+    CONFIG,
+    config_with_dtype,
+    put_sidecars,
+    without_quantization,
+    write_json,
+)
 from surgery.checkpoint.syncing import sync_file, sync_folder
 from surgery.errors import ResourceError
 from surgery.execute.publishing import Publishing
@@ -105,8 +111,7 @@ def _complete(plan: Plan, sink: Sink, host: Host) -> None:
 
 def _sidecars(output: Output, folder: Path) -> dict[str, str]:
     """Write config.json and copy the tokenizer's files; return their hashes."""
-    for name, path in output.sidecars.items():
-        shutil.copyfile(path, folder / name)
+    put_sidecars(output.sidecars, folder)
     names = list(output.sidecars)
     if output.config:
         write_json(folder / output.config_file, output_config(output))

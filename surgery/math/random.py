@@ -71,6 +71,15 @@ def uniform(key: bytes, start: int, out: Tensor) -> Tensor:
     return out
 
 
+def normal(first: Tensor, second: Tensor) -> Tensor:
+    """Return numbers of N(0, 1) from two tensors of uniform ones in [0, 1), in their shape and dtype.
+
+    √(-2·ln(1-u))·cos(2πv) (Box, Muller, A note on the generation of random normal deviates, 1958). Of 24-bit uniform
+    numbers the largest is 5.77. In float64, so that what is rounded to float32 is the same on every device.
+    """
+    return torch.sqrt(-2 * torch.log1p(-first)) * torch.cos(2 * torch.pi * second)
+
+
 def uniform_on_device(key: bytes, start: int, out: Tensor) -> Tensor:
     """Do what `uniform` does, bit for bit, by torch operations on int64 where `out` is."""
     first, skip = divmod(start, _LANES)

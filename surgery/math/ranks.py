@@ -60,3 +60,9 @@ def randomized_bytes(shape: Sequence[int], rank: int) -> int:
     rows, columns = flattened(shape)
     width = sketch_width(shape, rank)
     return _DOUBLE * width * (4 * rows + 6 * columns + 6 * width) + _ROOM
+
+
+def polar_bytes(shape: Sequence[int]) -> int:
+    """Return the temporaries of `surgery.math.polar.polar` in bytes, its result included."""
+    rows, columns = flattened(shape)
+    return exact_bytes(shape) + _DOUBLE * rows * columns

@@ -46,13 +46,15 @@ def squared_norm(a: Tensor) -> float:
     return _products([a], [(0, 0)])[0]
 
 
-def gram(vectors: Sequence[Tensor]) -> list[float]:
+def gram(vectors: Sequence[Tensor], origin: Tensor | None = None) -> list[float]:
     """Return the inner products of blocks of one shape: (0,0), (0,1), ..., (0,T-1), (1,1), ..., (T-1,T-1).
 
     Equal bit for bit to `dot` of each pair, but every block is converted once: 3.9 ns per element for two blocks,
-    13 for four.
+    13 for four. With an `origin` they are those of the differences to it, each rounded to the blocks' dtype: products
+    of the blocks themselves could not be subtracted, siblings have nearly nothing but their base in common.
     """
-    return _products(vectors, [(i, j) for i in range(len(vectors)) for j in range(i, len(vectors))])
+    pairs = [(i, j) for i in range(len(vectors)) for j in range(i, len(vectors))]
+    return _products(vectors, pairs, origin)
 
 
 def nan_free(x: Tensor) -> bool:
@@ -69,18 +71,22 @@ def first_nonfinite(x: Tensor) -> tuple[int, int]:
     return (len(indices), int(indices[0])) if len(indices) else (0, -1)
 
 
-def _products(vectors: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Return the inner products of pairs of vectors."""
-    if any(vector.shape != vectors[0].shape for vector in vectors):
-        shapes = ", ".join(str(tuple(vector.shape)) for vector in vectors)
+def _products(
+    vectors: Sequence[Tensor], pairs: Sequence[tuple[int, int]], origin: Tensor | None = None
+) -> list[float]:
+    """Return the inner products of pairs of vectors, seen from `origin`."""
+    below = [] if origin is None else [origin]
+    if any(vector.shape != vectors[0].shape for vector in [*vectors, *below]):
+        shapes = ", ".join(str(tuple(vector.shape)) for vector in [*vectors, *below])
         raise ValueError(f"gram: blocks must have one shape, got {shapes}")
     if vectors and not vectors[0].is_cpu:
-        wide = [vector.double() for vector in vectors]
+        wide = [(vector if origin is None else vector - origin).double() for vector in vectors]
         return [float((wide[i] * wide[j]).sum()) for i, j in pairs]
     last = len(vectors) - 1
     sums: list[list[float]] = [[] for _ in pairs]
     with np.errstate(over="ignore", invalid="ignore"):
-        for pieces in _wide_pieces([vector.numpy().reshape(-1) for vector in vectors]):
+        flat = [vector.numpy().reshape(-1) for vector in vectors]
+        for pieces in wide_pieces(flat, None if origin is None else origin.numpy().reshape(-1)):
             product = scratch("product", np.float64, pieces[0].size)
             for parts, (i, j) in zip(sums, pairs, strict=True):
                 # the pair with the last vector is the last that needs vector i
@@ -90,11 +96,16 @@ def _products(vectors: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> li
     return [exact_sum(parts) for parts in sums]
 
 
-def _wide_pieces(vectors: Sequence[npt.NDArray[Any]]) -> Iterator[list[npt.NDArray[np.float64]]]:
-    """Yield the vectors piece by piece in float64, in scratch buffers."""
+def wide_pieces(
+    vectors: Sequence[npt.NDArray[Any]], origin: npt.NDArray[Any] | None
+) -> Iterator[list[npt.NDArray[np.float64]]]:
+    """Yield the vectors, less `origin`, piece by piece in float64, in scratch buffers."""
     for start in range(0, vectors[0].size if vectors else 0, _PIECE):
         narrow = [vector[start : start + _PIECE] for vector in vectors]
         wide = [scratch(f"wide{i}", np.float64, piece.size) for i, piece in enumerate(narrow)]
         for to, piece in zip(wide, narrow, strict=True):
+            if origin is not None:
+                below = origin[start : start + _PIECE]
+                piece = np.subtract(piece, below, out=scratch("difference", piece.dtype, piece.size))
             np.copyto(to, piece)
         yield wide

@@ -42,7 +42,7 @@ def calibration_of(step: ResolvedStep, model: VirtualModel, problems: Problems) 
         texts=tuple(recipe.folder / name for name in settings.files),
         text_digest=digests,
         config=model.config,
-        sidecars=model.donor.sidecars,
+        sidecars=model.sidecars,
         nodes=model.nodes,
         roles={name: info.role for name, info in model.tensors.items()},
     )
@@ -68,7 +68,7 @@ def _obstacles(step: ResolvedStep, model: VirtualModel) -> Iterator[str]:
         yield f"`{op.name}` runs the model with transformers, which is missing; install `model-surgery[hf]`"
     if not isinstance(model.config.get("model_type"), str):
         yield f"`{op.name}` runs the model, {model.donor.location} has no config.json with `model_type`; add it"
-    if not any(name.startswith(_TOKENIZERS) or name.endswith(".model") for name in model.donor.sidecars):
+    if not any(name.startswith(_TOKENIZERS) or name.endswith(".model") for name in model.sidecars):
         yield f"`{op.name}` runs the model on text, {model.donor.location} has no tokenizer; add its files"
 
 

@@ -11,6 +11,7 @@ import networkx as nx
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import Finding
+from surgery.ops import File
 from surgery.plan.nodes import Node
 from surgery.plan.places import Target
 from surgery.plan.virtual import VirtualModel
@@ -39,7 +40,7 @@ class Output:
     folder: Path | None
     tensors: tuple[OutputTensor, ...]
     config: Mapping[str, Any]
-    sidecars: Mapping[str, Path]
+    sidecars: Mapping[str, File]
     shard_size: int
     stem: str = "model"
     config_file: str = "config.json"

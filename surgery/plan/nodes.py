@@ -1,8 +1,9 @@
 """How one tensor is computed: a small expression over tensors in files.
 
     Source    a tensor in a file                       Rows      some rows of another node
-    Apply     an op on the same-named tensors          Agree     integer tensors that must be equal
-    Member    one tensor of a group's result             Emitted   one of several tensors that an op makes of one
+    Apply     an op on the same-named tensors          Stacked   any rows of several nodes, in any order
+    Member    one tensor of a group's result           Agree     integer tensors that must be equal
+    Emitted   one of several tensors that an op makes of one
 
 Nodes are made while planning, hold no values, and are shared: what two outputs have in common is one node.
 """
@@ -19,7 +20,8 @@ from typing import Any
 import xxhash
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Op, Params, Part, Signature, Split
+from surgery.ops import File, Op, Params, Part, Signature, Split
+from surgery.plan.stretches import Stretches
 from surgery.recipe.model import Calibration as Settings
 from surgery.tensors import Role, TensorSpec
 
@@ -41,6 +43,17 @@ class Rows:
 
     node: Node
     start: int  # in elements
+    spec: TensorSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """Rows of several nodes in any order; `op` is the layout op that says so."""
+
+    step: str
+    op: str
+    nodes: tuple[Node, ...]
+    stretches: Stretches
     spec: TensorSpec
 
 
@@ -81,7 +94,7 @@ class Calibration:
     texts: tuple[Path, ...]
     text_digest: bytes
     config: Mapping[str, Any]
-    sidecars: Mapping[str, Path]
+    sidecars: Mapping[str, File]
     nodes: Mapping[str, Node]
     roles: Mapping[str, Role]
     members: dict[str, Apply] = field(default_factory=dict)
@@ -141,7 +154,7 @@ class Emitted:
     spec: TensorSpec
 
 
-Node = Source | Rows | Agree | Apply | Member | Emitted
+Node = Source | Rows | Stacked | Agree | Apply | Member | Emitted
 
 
 def inputs_of(node: Node) -> tuple[Node, ...]:
@@ -151,6 +164,8 @@ def inputs_of(node: Node) -> tuple[Node, ...]:
             return node.models if node.base is None else (node.base, *node.models)
         case Rows():
             return (node.node,)
+        case Stacked():
+            return node.nodes
         case Emitted():
             return (node.call,)
         case Agree():
@@ -159,6 +174,15 @@ def inputs_of(node: Node) -> tuple[Node, ...]:
             return tuple(i for member in node.group.members.values() for i in inputs_of(member))
         case Source():
             return ()
+
+
+def below_rows(node: Node) -> tuple[Node, int]:
+    """Return what a node is rows of, or the node itself, and how many of its elements are skipped."""
+    skipped = 0
+    while isinstance(node, Rows):
+        skipped += node.start
+        node = node.node
+    return node, skipped
 
 
 def walk(*roots: Node) -> Iterator[Node]:
@@ -203,6 +227,9 @@ class Digests:
                 return _hash(b"source", node.checkpoint.identity(node.spec.name))
             case Rows():
                 return _hash(b"rows", node.start, node.spec.shape, self._known[id(node.node)])
+            case Stacked():
+                below = (self._known[id(child)] for child in node.nodes)
+                return _hash(b"stacked", node.stretches.identity(), node.spec.shape, node.spec.dtype, *below)
             case Agree():
                 return _hash(b"agree", *(self._known[id(child)] for child in inputs_of(node)))
             case Member():

@@ -22,6 +22,7 @@ class Numbers:
     params: Params
     where: str
     path: str
+    head: int = 1  # where on a ramp those tensors stand that follow the layers
     schedules: dict[str, Any] = field(default_factory=dict)
     unused: set[str] = field(default_factory=set)
     unmatched: list[str] = field(default_factory=list)
@@ -48,7 +49,8 @@ class Numbers:
 
         numbers = []
         for name, schedule in self.schedules.items():
-            number = resolve(schedule, tensor.depth, matches)
+            depth = tensor.depth if tensor.role.layer is not None else tensor.depth * self.head
+            number = resolve(schedule, depth, matches)
             if number is None:
                 self.unmatched.append(f"{name} for {tensor.name}")
                 number = 0.0
@@ -58,20 +60,15 @@ class Numbers:
             self._made[key] = self.params.model_copy(update=dict(zip(self.schedules, key, strict=True)))
         return self._made[key]
 
-    def findings(self) -> list[Finding]:
-        """Return what went wrong over all tensors: selectors that matched nothing, tensors without a number."""
-        found = [
-            Finding(
-                f"selector `{s}` matches no tensor; see the names with `surgery inspect`",
-                self.where,
-                self.path,
-            )
-            for s in sorted(self.unused)
-        ]
-        if self.unmatched:
-            first, more = self.unmatched[0], len(self.unmatched) - 1
-            tail = f" and {more} more tensors" if more else ""
-            found.append(
-                Finding(f"no case gives {first}{tail}; add `{DEFAULT_SELECTOR}:`", self.where, self.path)
-            )
-        return found
+    def idle(self) -> list[Finding]:
+        """Return the selectors that matched no tensor, or none that an earlier one had left."""
+        what = "selector `{}` matches no tensor; see the names with `surgery inspect`"
+        return [Finding(what.format(selector), self.where, self.path) for selector in sorted(self.unused)]
+
+    def missing(self) -> list[Finding]:
+        """Return the tensors for which no case of a map gives a number."""
+        if not self.unmatched:
+            return []
+        first, more = self.unmatched[0], len(self.unmatched) - 1
+        tail = f" and {more} more tensors" if more else ""
+        return [Finding(f"no case gives {first}{tail}; add `{DEFAULT_SELECTOR}:`", self.where, self.path)]

@@ -10,6 +10,7 @@ import networkx as nx
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.open import open_adapter, open_checkpoint
+from surgery.checkpoint.rounded import RoundedCheckpoint
 from surgery.errors import CheckpointError, PlanError, PluginError
 from surgery.host import Host
 from surgery.ops import Split
@@ -105,6 +106,9 @@ def _open(
         if adapter is not None:
             folded = _fold(recipe, host, name, adapter, opened[key], problems)
             checkpoints[name] = folded or opened[key]
+        dtype = recipe.models[name].dtype
+        if dtype is not None:
+            checkpoints[name] = RoundedCheckpoint(checkpoints[name], STORED_FLOATS[dtype])
     return checkpoints
 
 
@@ -151,10 +155,15 @@ def _step(
 ) -> VirtualModel | None:
     inputs = [models[name] for name in step.models]
     if step.op.split_of(step.params) is Split.LAYOUT:
-        return expand_layout(step, inputs, problems)
+        return expand_layout(step, [models[name] for name in reads(step)], problems, seed)
     base = models[step.base] if step.base else None
     _check_tokens(step, [*([base] if base else []), *inputs], problems)
     return expand(step, base, inputs, problems, seed)
+
+
+_ONE_VOCABULARY = (
+    "give them one with `stitch.tokenizer`, or set `tokenizer: accept` in the step if that is meant"
+)
 
 
 def _check_tokens(step: ResolvedStep, inputs: list[VirtualModel], problems: Problems) -> None:
@@ -164,9 +173,7 @@ def _check_tokens(step: ResolvedStep, inputs: list[VirtualModel], problems: Prob
         if found and step.tokenizer == "accept":
             problems.warn(("steps", step.name), found)
         elif found:
-            problems.add(
-                ("steps", step.name), f"{found}; set `tokenizer: accept` in the step if that is meant"
-            )
+            problems.add(("steps", step.name), f"{found}; {_ONE_VOCABULARY}")
 
 
 def _output(
@@ -197,7 +204,7 @@ def _output(
         problems.add(path, f"`{wanted.model}` holds no tensors; choose another model")
     if out is not None and recipe.outputs and len(recipe.outputs) > 1:
         problems.add(path, "--out names one folder, the recipe has several outputs; give each a `to:`")
-    donor = models[wanted.tokenizer].donor if wanted.tokenizer else model.donor
+    beside = models[wanted.tokenizer] if wanted.tokenizer else model
     return Output(
         name=name,
         model=wanted.model,
@@ -205,7 +212,7 @@ def _output(
         target=place.target,
         tensors=tuple(tensors),
         config=model.config,
-        sidecars={} if model.bare and wanted.tokenizer is None else donor.sidecars,
+        sidecars={} if model.bare and wanted.tokenizer is None else beside.sidecars,
         shard_size=wanted.shard_size,
         stem=model.stem,
         config_file=model.config_file,

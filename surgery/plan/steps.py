@@ -47,7 +47,8 @@ class Expansion:
     @property
     def donor(self) -> VirtualModel:
         """Return the model that gives names, config and tokenizer: the base, else the first as written."""
-        return self.base or self.models[0]
+        first = (model for model in self.models if model.name == self.step.first)
+        return self.base or next(first, self.models[0])
 
 
 def expand(
@@ -87,7 +88,7 @@ def _described(work: Expansion, infos: dict[str, TensorInfo]) -> dict[str, objec
         for name, info in infos.items()
         if not isinstance(work.nodes[name], Apply | Emitted | Member)
     }
-    made = Made(config, work.donor.donor.location, work.changed, kept)
+    made = Made(config, work.donor.donor.location, work.changed, kept, work.donor.tied)
     try:
         said: Description = work.step.op.describe(made, work.step.params)
     except PlanError as error:
@@ -138,21 +139,24 @@ class _Tensors:
 
     def __init__(self, work: Expansion, split: Split) -> None:
         self.work, self.split = work, split
-        step, where = work.step, work.problems.recipe.where
+        step, where, head = work.step, work.problems.recipe.where, work.problems.recipe.head_depth
         self.scopes: dict[Hashable, Scope] = {}
         self.calibration = calibration_of(step, work.models[0], work.problems) if step.op.needs else None
         self.groups: dict[Hashable, GroupCall] = {}
-        self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)))
+        self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)), head)
         self.each = [
             Numbers(
-                params, where((*work.path, "models", model.name)), f"steps.{step.name}.models.{model.name}"
+                params,
+                where((*work.path, "models", model.name)),
+                f"steps.{step.name}.models.{model.name}",
+                head,
             )
             for params, model in zip(step.each, work.models, strict=False)
         ]
 
     def run(self) -> None:
         """Decide for every tensor; then report what never matched."""
-        work = self.work
+        work, recipe = self.work, self.work.problems.recipe
         matched = work.step.where is None
         for name in self._names():
             operands = self._operands(name)
@@ -168,8 +172,10 @@ class _Tensors:
             work.problems.add(
                 (*work.path, "where"), "selects no tensor; see the names with `surgery inspect`"
             )
+        idle = work.problems.warnings if recipe.on_unmatched == "warn" else work.problems.findings
         for numbers in [self.numbers, *self.each]:
-            work.problems.findings.extend(numbers.findings())
+            idle.extend(numbers.idle())
+            work.problems.findings.extend(numbers.missing())
         self._close_groups()
         self._check_scopes()
 
@@ -180,7 +186,9 @@ class _Tensors:
             given = first.params, first.signature.each
             if any((member.params, member.signature.each) != given for member in others):
                 what = "a ramp or a map of selectors has no meaning for tensors that share a statistic"
-                self.work.problems.add(self.work.path, f"{what}; write numbers")
+                self.work.problems.add(
+                    self.work.path, f"{what}; write numbers, or choose tensors that do not with `where:`"
+                )
                 return
 
     def _scope(self, signature: Signature, params: Params) -> Scope | None:
@@ -253,7 +261,7 @@ class _Tensors:
 
     def _decide(self, name: str, info: TensorInfo, operands: list[Operand]) -> None:
         specs = [operand.info.spec for operand in operands]
-        if not self._same_shapes(name, operands):
+        if self.work.step.op.shapes == "same" and not self._same_shapes(name, operands):
             return
         stored = next((operand.node for operand in operands if isinstance(operand.node, Emitted)), None)
         if stored is not None:
@@ -279,7 +287,8 @@ class _Tensors:
                 a, b = first.info.spec, other.info.spec
                 role = first.info.role.kind
                 vocabulary = role in ("embed", "head")
-                advice = "make the vocabularies equal first" if vocabulary else "merge models of one size"
+                equal = "make the vocabularies equal with `stitch.tokenizer` or `stitch.resize_vocab`"
+                advice = equal if vocabulary else "merge models of one size"
                 self.work.problems.add_tensor(
                     self.work.path,
                     f"shape {first.model.name} {other.model.name}",

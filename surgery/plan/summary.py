@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from surgery.checkpoint.layout import ShardLayout
 from surgery.errors import Finding
 from surgery.plan.model import Output, Plan, reads
-from surgery.plan.nodes import Apply, Emitted, Member, Node
+from surgery.plan.nodes import Apply, Emitted, Member, Node, Stacked
 from surgery.plan.virtual import VirtualModel
 from surgery.recipe.resolve_ops import ResolvedStep
 from surgery.tensors import TensorSpec
@@ -202,7 +202,7 @@ def _step(step: ResolvedStep, model: VirtualModel) -> StepSummary:
 def _works(node: Node, step: str) -> bool:
     """Return whether a node is this step's own work; a copy is a node of what the step reads."""
     match node:
-        case Apply():
+        case Apply() | Stacked():
             return node.step == step
         case Member():
             return node.group.step == step

@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery.architecture import Architecture
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Space
+from surgery.ops import Description, File, Space
 from surgery.plan.nodes import Node, Source
 from surgery.tensors import Role, TensorInfo, TensorSpec, depth_of
 
@@ -21,7 +21,8 @@ class VirtualModel:
     """A model that exists so far as its names, specs and expressions.
 
     `tied` maps a name that the model does not store to the tensor whose values it shares.
-    `donor` is the checkpoint whose config.json and tokenizer describe the model. `stem`, `config_file` and `bare` (no
+    `donor` is the checkpoint whose config.json and tokenizer describe the model, unless an op says what `files` stand
+    beside it. `stem`, `config_file` and `bare` (no
     tokenizer beside it) are what an op's `describe` says of its files.
     """
 
@@ -37,6 +38,12 @@ class VirtualModel:
     stem: str = "model"
     config_file: str = "config.json"
     bare: bool = False
+    files: Mapping[str, File] | None = None
+
+    @property
+    def sidecars(self) -> Mapping[str, File]:
+        """Return the files that stand beside the model's weights: tokenizer, generation config, ..."""
+        return self.donor.sidecars if self.files is None else self.files
 
     def node(self, name: str) -> Node | None:
         """Return how a tensor is computed, following tied names; None if the model has no such tensor."""
@@ -54,10 +61,12 @@ def from_checkpoint(name: str, checkpoint: Checkpoint, architectures: Sequence[A
     specs = {n: spec.with_(dtype=native.get(n, spec.dtype)) for n, spec in checkpoint.tensors.items()}
     infos = annotate(specs, architecture)
     nodes: dict[str, Node] = {n: Source(checkpoint, spec) for n, spec in checkpoint.tensors.items()}
+    stem = _DIFFUSERS if "_diffusers_version" in checkpoint.config else "model"
+    said = checkpoint.description or Description(checkpoint.config, stem=stem)
     masks = bool(specs) and all(spec.dtype == "BOOL" for spec in specs.values())
     tied = dict(checkpoint.aliases)
     if text_config(checkpoint.config).get("tie_word_embeddings"):
-        tied |= {a: b for a, b in architecture.tied.items() if a not in nodes and b in nodes}
+        tied |= _tied(checkpoint.config, architecture, infos)
     return VirtualModel(
         name=name,
         tensors=infos,
@@ -66,22 +75,49 @@ def from_checkpoint(name: str, checkpoint: Checkpoint, architectures: Sequence[A
         donor=checkpoint,
         architecture=architecture,
         layers=layer_count(infos),
-        space=Space.MASK if masks else Space.WEIGHT,  # truth values are no weights
+        space=Space.MASK if masks else checkpoint.space,  # truth values are no weights
+        stem=said.stem,
+        config_file=said.config_file,
+        bare=not said.sidecars,
         tied={a: b for a, b in tied.items() if b in nodes},
     )
 
 
+# The name that diffusers looks for; what it writes into config.json besides is `_diffusers_version`.
+_DIFFUSERS = "diffusion_pytorch_model"
+_GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+def _tied(
+    config: Mapping[str, Any], architecture: Architecture, infos: Mapping[str, TensorInfo]
+) -> dict[str, str]:
+    """Return the heads that are not stored, with their embeddings: those that the architecture names.
+
+    Where it names none that is there, a model that generates has one, tied to its only embedding of words.
+    """
+    named = {a: b for a, b in architecture.tied.items() if a not in infos and b in infos}
+    if named or not str((config.get("architectures") or [""])[0]).endswith(_GENERATES):
+        return named
+    embeddings = [name for name, info in infos.items() if info.role.kind == "embed"]
+    headless = not any(info.role.kind == "head" and len(info.spec.shape) > 1 for info in infos.values())
+    return dict.fromkeys(architecture.tied, embeddings[0]) if headless and len(embeddings) == 1 else {}
+
+
 def annotate(specs: Mapping[str, TensorSpec], architecture: Architecture) -> dict[str, TensorInfo]:
-    """Return what every tensor is: role from the architecture, depth from the number of layers found."""
-    roles = {name: architecture.role_of(name) for name in specs}
-    layers = 1 + max((role.layer for role in roles.values() if role.layer is not None), default=-1)
+    """Return what every tensor is: role from the architecture, depth from the layers found in its stack."""
+    roles = architecture.roles(specs)
+    layers: dict[str, int] = {}
+    for role in roles.values():
+        if role.layer is not None:
+            layers[role.stack] = max(layers.get(role.stack, 0), role.layer + 1)
     return {
-        name: TensorInfo(spec, roles[name], depth_of(roles[name], layers)) for name, spec in specs.items()
+        name: TensorInfo(spec, roles[name], depth_of(roles[name], layers.get(roles[name].stack, 0)))
+        for name, spec in specs.items()
     }
 
 
 def layer_count(infos: Mapping[str, TensorInfo]) -> int:
-    """Return one more than the highest layer index; 0 without layers."""
+    """Return one more than the highest layer index of any stack; 0 without layers."""
     return 1 + max((info.role.layer for info in infos.values() if info.role.layer is not None), default=-1)
 
 

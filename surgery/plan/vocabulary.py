@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
-from pathlib import Path
-
-from surgery.errors import CheckpointError
+from surgery.checkpoint.tokenizer import TOKENIZER, vocabulary
 from surgery.plan.virtual import VirtualModel
-
-
-@lru_cache(maxsize=16)
-def vocabulary(path: Path) -> dict[str, int]:
-    """Return token -> id of a tokenizer.json, added tokens included."""
-    try:
-        document = json.loads(path.read_bytes())
-        listed = document.get("model", {}).get("vocab", {})
-        tokens = dict(listed) if isinstance(listed, dict) else {entry[0]: i for i, entry in enumerate(listed)}
-        tokens |= {token["content"]: token["id"] for token in document.get("added_tokens", [])}
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CheckpointError(f"{path}: not a tokenizer: {error}; mend or remove the file") from error
-    return tokens
 
 
 def difference(first: VirtualModel, second: VirtualModel) -> str | None:
     """Return how two models' tokens differ; None if they agree or one comes without a tokenizer."""
-    paths = [model.donor.sidecars.get("tokenizer.json") for model in (first, second)]
-    if paths[0] is None or paths[1] is None or paths[0] == paths[1]:
+    files = [model.sidecars.get(TOKENIZER) for model in (first, second)]
+    if files[0] is None or files[1] is None or files[0] == files[1]:
         return None
-    a, b = vocabulary(paths[0]), vocabulary(paths[1])
+    a, b = vocabulary(files[0]).ids, vocabulary(files[1]).ids
     differing = sorted(token for token in a.keys() | b.keys() if a.get(token) != b.get(token))
     if not differing:
         return None

@@ -40,7 +40,8 @@ class Problem:
 class Document:
     """Plain data, and where each value (`positions`) and each key (`keys`) stands in the text.
 
-    What an alias repeats stands where its anchor is. A document made by a plugin has no positions.
+    What an alias repeats stands where its anchor is. `foreign`: a plugin made the data of another tool's text, and
+    positions are those of what it made each value from.
     `holes` are the paths at which `${search: ...}` is written; the data there is the mapping within the braces.
     """
 
@@ -50,6 +51,7 @@ class Document:
     positions: Mapping[KeyPath, Position] = field(default_factory=dict, repr=False)
     keys: Mapping[KeyPath, Position] = field(default_factory=dict, repr=False)
     holes: tuple[KeyPath, ...] = ()
+    foreign: bool = False
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position | None:
         """Return where the value (or its key) at `path` stands, or else what holds it."""

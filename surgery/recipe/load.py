@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from surgery.errors import Finding, RecipeError
+from surgery.errors import Finding, PluginError, RecipeError
 from surgery.recipe.document import Document, Problem, shown
+from surgery.recipe.foreign import Translated
 from surgery.recipe.model import FORMAT, Recipe
 from surgery.recipe.problems import problems_of
 from surgery.recipe.references import reference_problems, unused
-from surgery.recipe.yaml import MAX_BYTES, read_yaml
+from surgery.recipe.yaml import MAX_BYTES, only, read_documents
 
 _HOLE: Final = "a hole, which only `surgery search` fills; run that, or write a value in its place"
 
-Foreign = Callable[[dict[str, Any]], dict[str, Any] | None]
+# What reads another tool's documents, all of one file, whose paths are relative to a folder; None: not known to it.
+Foreign = Callable[[Sequence[Document], Path], dict[str, Any] | Translated | None]
 
 
 def load_recipe(path: str | os.PathLike[str], *, foreign: Foreign | None = None) -> Recipe:
@@ -41,27 +43,45 @@ def parse_recipe(
 ) -> Recipe:
     """Return the recipe that a text says. Raises RecipeError with all findings, in the order of the text.
 
-    `foreign` is offered a document without the key `surgery`: it returns one of ours, or None. What comes
-    back has no positions, so that findings about it name the file only.
+    `foreign` is offered what has no key `surgery`: it returns a recipe of ours, or None.
     """
-    document = read_yaml(text, file)
+    folder = Path() if folder is None else folder
+    documents = read_documents(text, file)
+    translated = translate(documents, folder, foreign) if foreign else None
+    if translated is not None:
+        document = Document(file, documents[0].text, translated.data, translated.places, foreign=True)
+        return recipe_of(document, folder, translated.warnings)
+    document = only(documents)
     if document.holes:
         raise RecipeError(document.findings([Problem(path, _HOLE) for path in document.holes]))
-    if foreign and isinstance(document.data, dict) and "surgery" not in document.data:
-        converted = foreign(document.data)
-        if converted is not None:
-            document = Document(file, document.text, converted)
-    return recipe_of(document, Path() if folder is None else folder)
+    return recipe_of(document, folder)
 
 
-def recipe_of(document: Document, folder: Path) -> Recipe:
+def translate(documents: Sequence[Document], folder: Path, foreign: Foreign) -> Translated | None:
+    """Return what documents say that are no recipe of ours, in our format; None if nobody knows them.
+
+    Raises RecipeError with whatever the reader that knows them finds wrong, PluginError if it returns anything else.
+    """
+    mappings = all(isinstance(document.data, dict) for document in documents)
+    if not mappings or any("surgery" in document.data or document.holes for document in documents):
+        return None
+    found = foreign(documents, folder)
+    if isinstance(found, dict) and len(documents) == 1:
+        return Translated(found)
+    if found is None or isinstance(found, Translated):
+        return found
+    what = "the first of several documents" if isinstance(found, dict) else repr(found)
+    raise PluginError(f"surgery_read_recipe: returned {what}; return a `surgery.recipe.foreign.Translated`")
+
+
+def recipe_of(document: Document, folder: Path, warnings: tuple[Finding, ...] = ()) -> Recipe:
     """Return the recipe that a document without holes says. Raises RecipeError with all findings."""
     data = document.data
     if pointless := _not_a_recipe(data):
         raise RecipeError(document.findings(pointless))
     problems, recipe = reference_problems(data, folder), None
     try:
-        recipe = Recipe.of(document, folder, tuple(document.findings(unused(data))))
+        recipe = Recipe.of(document, folder, (*warnings, *document.findings(unused(data))))
     except ValidationError as error:
         problems += problems_of(error, data, Recipe)
     if recipe is None or problems:

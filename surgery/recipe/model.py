@@ -110,6 +110,8 @@ class Source(Written):
     """An adapter to fold in while the source is read: a folder, or `org/name@revision`."""
     decode: bool = True
     """Whether quantized tensors are read as the numbers they stand for; `false`: as they are stored."""
+    dtype: Literal["bfloat16", "float16", "float32", "float64"] | None = None
+    """What floating-point tensors are rounded to when they are read; by default they are taken as they are."""
 
     @model_validator(mode="before")
     @classmethod
@@ -263,6 +265,10 @@ class Recipe(Written):
     """What to do about NaN and Inf in an input: refuse, take them for zero, or compute with them."""
     on_int: Literal["error", "first"] = "error"
     """What to do about whole-number tensors that differ: refuse, or take the base's or the first model's."""
+    on_unmatched: Literal["error", "warn"] = "error"
+    """What to do about a selector in a map of numbers that matches no tensor: refuse, or say so and go on."""
+    head_depth: Annotated[int, Field(ge=0, le=1)] = 1
+    """Where the final norm and the head stand on ramps: at the end (1), or with the embeddings (0, as in mergekit)."""
 
     _document: Document = PrivateAttr(default_factory=lambda: Document("<recipe>", "", None))
     _folder: Path = PrivateAttr(default_factory=Path)

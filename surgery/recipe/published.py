@@ -25,15 +25,21 @@ def published(recipe: Recipe) -> str:
     """
     data = _relative(recipe.document.data, recipe.folder)
     text = recipe.text
-    native = bool(recipe.document.positions)
+    native = bool(recipe.document.positions) and not recipe.document.foreign
     if native and data == recipe.document.data and without_paths(_comments(text)) == _comments(text):
         return text
     return as_yaml(data)
 
 
-def as_yaml(data: Mapping[str, Any]) -> str:
-    """Return a recipe's plain data as YAML that every reader takes for the same data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def as_yaml(data: Mapping[str, Any], *, short: bool = False) -> str:
+    """Return a recipe's plain data as YAML that every reader takes for the same data.
+
+    `short`: a list or mapping of scalars stands on one line.
+    """
+    flow = None if short else False
+    return yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=flow
+    )
 
 
 def published_source(recipe: Recipe, name: str) -> str:

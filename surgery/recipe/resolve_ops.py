@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from surgery.errors import PluginError, RecipeError, SurgeryError, did_you_mean
-from surgery.ops import NoParams, Op, Params
+from surgery.ops import NoParams, Op, Params, Split
 from surgery.recipe.document import MOST, KeyPath, Problem, shown
 from surgery.recipe.model import STEP_KEYS, Missing, Recipe, Step
 from surgery.recipe.problems import problems_of
@@ -25,7 +25,8 @@ Known = Iterable[str] | Callable[[], Iterable[str]]
 class ResolvedStep:
     """A step whose op is known and whose parameters are checked.
 
-    `models` are sorted by name unless the op is ordered; `each` holds the parameters of every one of them.
+    `models` are sorted by name unless the op is ordered, `first` is the first as written; `each` holds the parameters
+    of every one of them.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ResolvedStep:
     where: Selection | None
     missing: Missing
     tokenizer: Literal["accept"] | None = None
+    first: str = ""
 
 
 def resolve_steps(
@@ -81,6 +83,7 @@ class _Resolving:
         if op is None:
             return None
         self.base(op)
+        self.where(op)
         written = self.models(op)
         params = self.params(op)
         models = list(written) if op.ordered else sorted(written)
@@ -97,6 +100,7 @@ class _Resolving:
             where=Selection(where) if where else None,
             missing=step.missing,
             tokenizer=step.tokenizer,
+            first=next(iter(written), ""),
         )
 
     def op(self, lookup: Lookup, known: Known) -> Op | None:
@@ -118,6 +122,10 @@ class _Resolving:
             self.refuse(f"missing key `base`, which `{op.name}` needs", key=True)
         if op.base == "none" and self.step.base is not None:
             self.refuse(f"`{op.name}` takes no base; remove `base`", "base", key=True)
+
+    def where(self, op: Op) -> None:
+        if op.splits == (Split.LAYOUT,) and self.step.where is not None:
+            self.refuse(f"`{op.name}` arranges whole models; remove `where`", "where", key=True)
 
     def models(self, op: Op) -> dict[str, tuple[KeyPath, Any]]:
         """Return where each model's parameters are written, and they, after counting the models."""

@@ -3,16 +3,19 @@
     layers[4:28]           layers 4 to 27; `layers[4:]`, `layers[:28]`, `layers[3]`, `layers` (any layer)
     mlp, attention.q       a role: `mlp` takes in `mlp.gate`, `mlp.up` and `mlp.down`
     layers[4:28].mlp       both: that role in those layers
+    decoder.layers[2:]     some layers of one stack, where a model has several: an encoder and a decoder
     experts[0:4]           some experts of a mixture; `layers[2:].experts[1].down`
+    experts.shared         experts that all tokens go through; `experts.routed` is the others, as `experts` is
     lm_head.weight         a tensor by its full name; `lm_head` is all tensors of that module
     model.layers.*.mlp.*   a glob on the name: `*` stands for any characters, `?` for one
     re:q_proj|k_proj       a regular expression found anywhere in the name
 
 Roles are attention (q, k, v, o, qkv, norm), mlp (gate, up, down), experts and shared_expert (the same),
-router, norm (input, post, final), embed and head; an architecture may have more. Ranges are half open as in
-Python, indices are not negative, case matters. In a list one selector that matches is enough; an entry that
-starts with `!` takes tensors away again, wherever it stands, and a list of such entries alone takes them from
-all tensors.
+router, norm (input, post, final), embed and head; an architecture may have more. `layers` means those of every
+stack, unless a word of the stack's path stands before it (`decoder` of `model.decoder.layers`). Ranges are half
+open as in Python, indices are not negative, case matters. In a list one selector that matches is enough; an
+entry that starts with `!` takes tensors away again, wherever it stands, and a list of such entries alone takes
+them from all tensors.
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ _PARTS: Final = re.compile(rf"{_PART.pattern}(?:\.{_PART.pattern})*")
 _WORD: Final = re.compile(r"[^\s.\[\](){}]+(?:\.[^\s.\[\](){}]+)*")
 _RANGE: Final = re.compile(r"\s*(\d{0,9})\s*(?:(:)\s*(\d{0,9})\s*)?", re.ASCII)
 _NUMBER: Final = re.compile(r"(?<![A-Za-z0-9_])\d+(?![A-Za-z0-9_])")
+
+_ROLES: Final = frozenset(["attention", "mlp", "experts", "shared_expert", "router", "norm", "embed", "head"])
+
+# Two words for what experts are, beside the roles' own.
+_EXPERTS: Final = {"experts.routed": "experts", "experts.shared": "shared_expert"}
 
 Test = Callable[[TensorInfo], bool]
 
@@ -112,12 +120,20 @@ def _word(text: str) -> Test:
     """A role, a tensor's name or a module's: which of them, only the model knows."""
     if not _WORD.fullmatch(text):
         raise ValueError(f"not a selector, got {shown(text)}; {ACCEPTED}")
-    role = named = _under(text)
+    role, named = _under(_kind(text)), _under(text)
     layers, dot, inner = text.partition(".")
     if layers != "layers":
         return lambda info: role(info.role.kind) or named(info.spec.name)
-    in_layer = _under(inner) if dot else _anything
+    in_layer = _under(_kind(inner)) if dot else _anything
     return lambda info: (info.role.layer is not None and in_layer(info.role.kind)) or named(info.spec.name)
+
+
+def _kind(text: str) -> str:
+    """Return a role as tensors have it: `experts.shared.up` is `shared_expert.up`."""
+    for written, kind in _EXPERTS.items():
+        if text == written or text.startswith(written + "."):
+            return kind + text.removeprefix(written)
+    return text
 
 
 def _under(text: str) -> Callable[[str], bool]:
@@ -131,10 +147,10 @@ def _anything(_: str) -> bool:
 
 
 def _structure(text: str) -> Test:
-    """Layers by index, a role, experts by index."""
+    """Layers by index, perhaps those of one stack, a role, experts by index."""
     if not _PARTS.fullmatch(text):
         raise ValueError(f"not a selector, got {shown(text)}; {ACCEPTED}")
-    parts = _PART.findall(text)
+    stack, parts = _stack(_PART.findall(text))
     layers = experts = None
     words: list[str] = []
     for i, (word, bracket, inside) in enumerate(parts):
@@ -146,13 +162,23 @@ def _structure(text: str) -> Test:
         elif bracket:
             raise ValueError(f"brackets belong to `layers` and then `experts`, got {shown(text)}; {ACCEPTED}")
         words.append(word)
-    role = _under(".".join(words)) if words else _anything
+    role = _under(_kind(".".join(words))) if words else _anything
 
     def test(info: TensorInfo) -> bool:
         found = info.role
-        return _within(found.layer, layers) and _within(found.expert, experts) and role(found.kind)
+        inside = not stack or f".{stack}." in f".{found.stack}."
+        return inside and _within(found.layer, layers) and _within(found.expert, experts) and role(found.kind)
 
     return test
+
+
+def _stack(parts: list[tuple[str, str, str]]) -> tuple[str, list[tuple[str, str, str]]]:
+    """Return the words that stand before `layers[...]`, and what follows them; roles are no stacks."""
+    at = next((i for i, (word, bracket, _) in enumerate(parts) if word == "layers" and bracket), 0)
+    before = parts[:at]
+    if any(bracket or word in _ROLES for word, bracket, _ in before):
+        return "", parts
+    return ".".join(word for word, _, _ in before), parts[at:]
 
 
 def _within(index: int | None, indices: range | None) -> bool:

@@ -4,7 +4,7 @@ PyYAML composes the node graph; the plain data is built here, so that nothing is
 What is read is YAML 1.2's core schema, narrowed: `true` and `false` alone are booleans, `010` is ten,
 `1e-5` is a float, dates are text. Refused, each with its place: more than 1 MiB, nesting beyond 32 levels,
 more than 50,000 values (what an alias repeats counts each time, so that a small text cannot grow large),
-duplicate keys, keys that are not text, merge keys, tags, several documents.
+duplicate keys, keys that are not text, merge keys, tags; several documents where one is asked for.
 
 One thing is added to YAML: `${search: ...}` where a value may stand is a hole for `surgery search`. It reads as the
 mapping within the braces, and the document says where the holes are.
@@ -13,6 +13,7 @@ mapping within the braces, and the document says where the holes are.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -48,8 +49,29 @@ def read_yaml(text: str | bytes, file: str = "<recipe>") -> Document:
 
     Raises RecipeError with `file:line:col` for text that is not UTF-8, not YAML, or refused.
     """
+    return only(read_documents(text, file))
+
+
+def only(documents: Sequence[Document]) -> Document:
+    """Return the one document of a text. Raises RecipeError if there are more."""
+    first, *others = documents
+    if others:
+        what = "a second document; a recipe is one document: remove the rest"
+        raise RecipeError(Finding(what, others[0].where(())))
+    return first
+
+
+def read_documents(text: str | bytes, file: str = "<recipe>") -> list[Document]:
+    """Read all documents of a text, at least one, under the limits that hold for the text as a whole.
+
+    Raises RecipeError as `read_yaml` does.
+    """
     text = _decoded(text, file)
-    root, holes = _composed(text, file)
+    roots, holes = _composed(text, file)
+    return [_built(text, file, root, holes) for root in roots]
+
+
+def _built(text: str, file: str, root: yaml.Node | None, holes: dict[int, Position]) -> Document:
     build = _Build(file, holes)
     data = build.value(root, ()) if root is not None else None
     if build.found:
@@ -81,8 +103,8 @@ def _place(mark: Any) -> Position:
     return Position(mark.line + 1, mark.column + 1)
 
 
-def _composed(text: str, file: str) -> tuple[yaml.Node | None, dict[int, Position]]:
-    """Return the root of the node graph, None for a text without values, and where nodes that are holes begin."""
+def _composed(text: str, file: str) -> tuple[list[yaml.Node | None], dict[int, Position]]:
+    """Return the documents' roots, [None] for a text without values, and where nodes that are holes begin."""
     try:
         loader = _Loader(text)
         return _compose(loader), loader.holes
@@ -94,17 +116,16 @@ def _composed(text: str, file: str) -> tuple[yaml.Node | None, dict[int, Positio
     raise RecipeError(Finding(what, f"{file}:{place}"))
 
 
-def _compose(loader: _Loader) -> yaml.Node | None:
+def _compose(loader: _Loader) -> list[yaml.Node | None]:
+    roots: list[yaml.Node | None] = []
     try:
-        root = loader.get_node() if loader.check_node() else None
-        if loader.check_node():
-            what = "a second document; a recipe is one document: remove the rest"
-            raise _RefusedError(problem=what, problem_mark=_next(loader))
+        while loader.check_node():
+            roots.append(loader.get_node())
     except (ValueError, OverflowError):
         # PyYAML converts escapes ("\UFFFFFFFF") and version numbers without looking at their size
         what = "not valid YAML: a number or an escape is out of range"
         raise _RefusedError(problem=what, problem_mark=loader.get_mark()) from None
-    return root
+    return roots or [None]
 
 
 def _next(loader: Any) -> Any:

@@ -47,6 +47,7 @@ def changes(
     tensors  what report.json says of its tensors
     """
     pairs = list(_pairs(model, tensors, sources))
+    several = len({info.role.stack for info in model.tensors.values() if info.role.layer is not None}) > 1
     total, done = sum(info.spec.nbytes for info, _, _ in pairs), 0
     found = []
     for info, source, encoded in pairs:
@@ -55,18 +56,24 @@ def changes(
         if seen is not None:
             seen(done, total, info.name)
         if difference.numbers is not None and difference.numbers.relative is not None:
-            change = Change(info.name, info.role.layer, module_of(info), difference.numbers, encoded)
+            change = Change(info.name, info.role.layer, module_of(info, several), difference.numbers, encoded)
             found.append(change)
     return found
 
 
-def module_of(info: TensorInfo) -> str:
-    """Return what a tensor is called in every layer: `self_attn.q_proj`, `mlp.experts.*.w1`."""
+def module_of(info: TensorInfo, several: bool = False) -> str:
+    """Return what a tensor is called in every layer: `self_attn.q_proj`, `mlp.experts.*.w1`.
+
+    With `several` stacks, what stands before the layer is part of it: `encoder.block.*.layer.0.SelfAttention.q`.
+    """
     name = info.name.removesuffix(".weight")
     if info.role.layer is None:
         return name
-    _, number, behind = f".{name}.".partition(f".{info.role.layer}.")
-    return _NUMBER.sub("*", f".{behind}").strip(".") if number and behind else name
+    before, number, behind = f".{name}.".partition(f".{info.role.layer}.")
+    if not (number and behind):
+        return name
+    module = _NUMBER.sub("*", f".{behind}").strip(".")
+    return f"{before}.*.{module}".strip(".") if several else module
 
 
 def _pairs(

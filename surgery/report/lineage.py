@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.plan.nodes import Agree, Apply, Emitted, Member, Node, Rows, Source
+from surgery.plan.nodes import Agree, Apply, Emitted, Member, Node, Rows, Source, Stacked
 
 COPIED = "copied"
 
@@ -29,6 +29,8 @@ def made_by(node: Node) -> tuple[str, str]:
                 return node.step, node.op.name
             case Member():
                 return node.group.step, node.group.op.name
+            case Stacked():
+                return node.step, node.op
             case Emitted():
                 node = node.call
             case Rows():
@@ -40,7 +42,7 @@ def made_by(node: Node) -> tuple[str, str]:
 
 
 def descended_from(node: Node) -> Ancestor | None:
-    """Return the source's tensor that a tensor is compared with; None where an op changed the shape on the way."""
+    """Return the source's tensor that a tensor is compared with; None where shape or order of rows changed."""
     start, numel = 0, node.spec.numel
     while not isinstance(node, Source):
         match node:
@@ -52,6 +54,8 @@ def descended_from(node: Node) -> Ancestor | None:
             case Emitted():
                 node = _first(node.call)
                 numel = node.spec.numel
+            case Stacked():
+                return None
             case Apply() | Member():
                 below = _first(node if isinstance(node, Apply) else node.group.members[node.name])
                 if below.spec.shape != node.spec.shape:

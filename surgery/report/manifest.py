@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from surgery.checkpoint.base import Checkpoint
+from surgery.checkpoint.sidecars import is_sidecar
 from surgery.checkpoint.strict_json import parse_object
 from surgery.errors import CheckpointError
 from surgery.execute.publish import MANIFEST
@@ -69,7 +70,8 @@ def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Fault]:
     import xxhash
 
     for name, wanted in hashes.items():
-        path = folder / Path(name).name  # a damaged manifest must not make us read elsewhere
+        # a damaged manifest must not make us read elsewhere
+        path = folder / (name if is_sidecar(name) else Path(name).name)
         if not path.is_file():
             yield Fault(name, "missing", f"{path}: is missing")
         elif (found := xxhash.xxh3_128(path.read_bytes()).hexdigest()) != wanted:

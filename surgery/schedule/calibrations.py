@@ -110,13 +110,13 @@ def _members(calibration: Calibration) -> Sequence[TensorSpec]:
     return [call.signature.first for call in calibration.members.values()]
 
 
-def _parts(calibration: Calibration) -> Mapping[int | str, int]:
+def _parts(calibration: Calibration) -> Mapping[tuple[str, int] | str, int]:
     """Return the bytes of every block, and of what is outside of them."""
     after = any(calibration.roles[name].layer is None for name in calibration.members)
-    parts: dict[int | str, int] = {}
+    parts: dict[tuple[str, int] | str, int] = {}
     for name, node in calibration.nodes.items():
         role = calibration.roles[name]
-        part: int | str = role.layer if role.layer is not None else "outside"
+        part = role.place or "outside"
         if part == "outside" and not after and role.kind.partition(".")[0] in ("head", "norm"):
             continue  # only what makes embeddings is needed
         copies = 1 if role.expert is None else 2  # transformers fuses experts: as they are, and together

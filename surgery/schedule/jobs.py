@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from surgery.ops import BLOCK, Split
 from surgery.plan.model import Output, OutputTensor
-from surgery.plan.nodes import Apply, Emitted, Member, Node, Rows, Source, inputs_of, walk
+from surgery.plan.nodes import Apply, Emitted, Member, Node, Rows, Source, Stacked, inputs_of, walk
 from surgery.tensors import nbytes
 
 # Elements of a gather that one worker folds before its total joins the others': part of the numbers, like BLOCK.
@@ -105,7 +105,7 @@ def _keys(target: Target, *, several: bool) -> Iterable[object]:
 def _job(targets: Sequence[Target], chunk: int) -> Job:
     nodes = list(walk(*(target.tensor.node for target in targets)))
     calls = [node for node in nodes if isinstance(node, Apply)]
-    rows = [call.spec.row * call.row_step for call in calls if call.split is Split.ROW or call.parts]
+    rows = [call.op.row(call.spec) * call.row_step for call in calls if call.split is Split.ROW or call.parts]
     size = -(-max([chunk, *rows]) // ALIGNED) * ALIGNED
     numel = max(node.spec.numel for node in nodes)
     # a ROW op is given the rows that a chunk begins and ends in as a whole
@@ -125,7 +125,9 @@ def _working(nodes: Sequence[Node], chunk: int, roots: int) -> int:
     values = sum(not isinstance(node, Rows) for node in nodes)
     scratch = sum(2 + node.op.buffers for node in nodes if isinstance(node, Apply))
     temporaries = 4  # masks, draws and encoded bytes
-    return (values + scratch + temporaries + roots) * chunk * _width(nodes)
+    # what rows are taken from has buffers of its own: bytes of files, and those of an evaluator for what is computed
+    times = 2 if any(isinstance(node, Stacked) for node in nodes) else 1
+    return (times * (values + scratch) + temporaries + roots) * chunk * _width(nodes)
 
 
 def _width(nodes: Iterable[Node]) -> int:
@@ -186,6 +188,9 @@ def _passes_below(node: Node, mine: dict[Hashable, int], index: int, child: Node
     match node:
         case Rows():
             return {(name, node.start): numel for name, numel in mine.items()}
+        case Stacked():
+            rows = node.stretches.used(index)
+            return {(name, id(node)): min(numel, rows * node.spec.row) for name, numel in mine.items()}
         case Member():
             return {(id(node.group), index): child.spec.numel}
         case Emitted():

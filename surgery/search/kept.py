@@ -37,6 +37,7 @@ class KeptCheckpoint(Checkpoint):
         self._bytes: dict[str, memoryview | None] = {}  # None: there was no room
         self._lock = threading.Lock()
         self.location, self.native = source.location, source.native
+        self.space, self.description = source.space, source.description
         self.tensors, self.aliases = source.tensors, source.aliases
         self.config, self.sidecars = source.config, source.sidecars
 

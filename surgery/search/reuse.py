@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.ops import Split
 from surgery.plan.model import OutputTensor
-from surgery.plan.nodes import Apply, Digests, Node, Rows, Source, inputs_of, sources, walk
+from surgery.plan.nodes import Apply, Digests, Node, Rows, Source, Stacked, inputs_of, sources, walk
 from surgery.search.kept import Room
 from surgery.tensors import TensorSpec, nbytes
 
@@ -77,7 +77,7 @@ def _plain(node: Node) -> bool:
     """Return whether what a node reads may be replaced: not where other tensors' inputs count too."""
     if isinstance(node, Apply):
         return node.scope is None and node.calibration is None and node.split is not Split.GROUP
-    return isinstance(node, Rows)
+    return isinstance(node, Rows | Stacked)
 
 
 def _shared_below(root: Node, seen: Callable[[Node], bool]) -> list[Node]:
@@ -113,6 +113,8 @@ def _pairs(node: Node) -> list[tuple[int, Node]]:
 def _with_inputs(node: Node, fresh: dict[int, Node]) -> Node:
     if isinstance(node, Rows):
         return replace(node, node=fresh[id(node.node)])
+    if isinstance(node, Stacked):
+        return replace(node, nodes=tuple(fresh[id(child)] for child in node.nodes))
     assert isinstance(node, Apply)
     base = None if node.base is None else fresh[id(node.base)]
     return replace(node, models=tuple(fresh[id(model)] for model in node.models), base=base)

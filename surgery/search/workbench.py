@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
+from weakref import finalize
 
 from surgery.checkpoint.base import Checkpoint
+from surgery.checkpoint.sidecars import put_sidecars
 from surgery.host import Host
-from surgery.ops import Split
+from surgery.ops import File, Split
 from surgery.plan.model import Output, OutputTensor, Plan
 from surgery.plan.nodes import Apply, Digests, Node, inputs_of, walk
 from surgery.plan.resolve import resolve
@@ -41,6 +46,7 @@ class Candidate:
     plan: Plan
     digests: Mapping[str, str]
     nodes: Digests
+    files: Path  # a folder for files that steps make
 
     @property
     def output(self) -> Output:
@@ -51,7 +57,17 @@ class Candidate:
         """Return what an evaluator is told of it."""
         output = self.output
         specs = {tensor.spec.name: tensor.spec for tensor in output.tensors}
-        return Subject(output.config, output.sidecars, specs, self.plan.recipe.folder.absolute(), device)
+        beside = _as_files(output.sidecars, self.files)
+        return Subject(output.config, beside, specs, self.plan.recipe.folder.absolute(), device)
+
+
+def _as_files(sidecars: Mapping[str, File], folder: Path) -> Mapping[str, Path]:
+    """Return sidecars as files: where they are, or all of them in a folder if a step makes one."""
+    found = {name: file for name, file in sidecars.items() if isinstance(file, Path)}
+    if len(found) == len(sidecars):
+        return found
+    put_sidecars(sidecars, folder)
+    return {name: folder / name for name in sidecars}
 
 
 class Workbench:
@@ -64,6 +80,8 @@ class Workbench:
         self._shared = Shared(self._room)
         self._evaluators: list[Evaluator] = []
         self._found: dict[Hashable, Any] = {}  # what gathers found: a few numbers for each tensor
+        self._files = Path(mkdtemp(prefix="surgery-"))
+        self._cleaned = finalize(self, rmtree, self._files, ignore_errors=True)
 
     def plan(self, recipe: Recipe) -> Candidate:
         """Return a recipe's candidate, from headers alone. Raises what planning raises."""
@@ -74,7 +92,7 @@ class Workbench:
         nodes = Digests()
         tensors = plan.outputs[0].tensors
         digests = {t.spec.name: f"{nodes.of(t.node).hex()}-{t.spec.dtype}" for t in tensors}
-        return Candidate(plan, digests, nodes)
+        return Candidate(plan, digests, nodes, self._files)
 
     def tensors(self, candidate: Candidate, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield some of a candidate's tensors, on the CPU in their stored dtype. Raises what executing raises."""
@@ -97,6 +115,7 @@ class Workbench:
 
     def close(self) -> None:
         """Close the source files."""
+        self._cleaned()
         for checkpoint in self._opened.values():
             checkpoint.close()
 

@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from surgery.architecture import Architecture
 from surgery.errors import PlanError
-from surgery.ops import Layout, ModelView, Op, Split
-from surgery.tensors import TensorInfo, TensorSpec, depth_of
+from surgery.layout import Call, File, Layout, ModelView, Piece, Stack, Take
+from surgery.ops import Op, Split
+from surgery.plan.virtual import annotate, layer_count
+from surgery.tensors import TensorSpec
 
 
 def view(
-    name: str, specs: Mapping[str, TensorSpec], config: Mapping[str, Any], architecture: Architecture
+    name: str,
+    specs: Mapping[str, TensorSpec],
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    files: Mapping[str, File] = MappingProxyType({}),
 ) -> ModelView:
-    """Return what a layout op sees of a model; roles come from `architecture`, layers from the names."""
-    roles = {tensor: architecture.role_of(tensor) for tensor in specs}
-    layers = 1 + max((role.layer for role in roles.values() if role.layer is not None), default=-1)
-    tensors = {
-        tensor: TensorInfo(spec, roles[tensor], depth_of(roles[tensor], layers))
-        for tensor, spec in specs.items()
-    }
+    """Return what a layout op sees of a model; roles and ties come from `architecture`, layers from the names."""
+    tensors = annotate(specs, architecture)
+    layers = layer_count(tensors)
     frozen = MappingProxyType(tensors), MappingProxyType(dict(config))
-    return ModelView(name, *frozen, layers, architecture.rename_layer)
+    ties = architecture.tied.items() if config.get("tie_word_embeddings") else ()
+    tied = {alias: real for alias, real in ties if alias not in specs and real in specs}
+    return ModelView(name, *frozen, layers, architecture.rename_layer, files, tied)
 
 
 def run_layout(op: Op, params: Any, models: Iterable[ModelView]) -> Layout:
     """Return what the layout op `op` makes of `models`, after checking that everything it takes exists.
 
-    `params` is an instance of the op's parameters or a mapping of them. Raises what the op raises, and
-    PlanError for a tensor or rows that no model has.
+    `params` is an instance of the op's parameters or a mapping of them; the base comes first. Raises what the op
+    raises, and PlanError for a tensor or rows that no model has.
     """
     if op.split_of(params) is not Split.LAYOUT:
         raise PlanError(f"`{op.name}` is no layout op; run it with run_op")
     known = {model.name: model for model in models}
     given = params if isinstance(params, op.params) else op.params.model_validate(params)
     layout: Layout = op.implementation(known, given)
-    for name, take in layout.tensors.items():
-        spec = known[take.model].tensors[take.name].spec if _has(known, take.model, take.name) else None
-        if spec is None:
-            raise PlanError(f"{name}: takes {take.name}, which `{take.model}` does not have; mend the op")
-        if take.rows is not None and not 0 <= take.rows[0] < take.rows[1] <= (spec.shape or (1,))[0]:
-            raise PlanError(f"{name}: takes rows {take.rows} of {spec.shape}; mend the op")
+    for name, piece in layout.tensors.items():
+        for take in _takes(piece):
+            _check(name, take, known)
     return layout
 
 
-def _has(known: Mapping[str, ModelView], model: str, name: str) -> bool:
-    return model in known and name in known[model].tensors
+def _takes(piece: Piece) -> Iterator[Take]:
+    """Yield all that a piece takes."""
+    match piece:
+        case Take():
+            yield piece
+        case Stack() | Call():
+            for part in piece.parts:
+                yield from _takes(part)
+
+
+def _check(name: str, take: Take, known: Mapping[str, ModelView]) -> None:
+    """Refuse a tensor or rows that no model has."""
+    model = known.get(take.model)
+    tensor = model.tensors.get(model.tied.get(take.name, take.name)) if model else None
+    if tensor is None:
+        raise PlanError(f"{name}: takes {take.name}, which `{take.model}` does not have; mend the op")
+    shape = tensor.spec.shape
+    if take.rows is not None and not 0 <= take.rows[0] < take.rows[1] <= (shape or (1,))[0]:
+        raise PlanError(f"{name}: takes rows {take.rows} of {shape}; mend the op")

@@ -106,19 +106,31 @@ def run_model_op(
 
 
 def run_group_op(
-    op: Op, params: Any, tensors: Mapping[str, Tensor], architecture: Architecture, *, seed: int = 0
+    op: Op,
+    params: Any,
+    tensors: Mapping[str, Tensor],
+    architecture: Architecture,
+    *,
+    others: Sequence[Mapping[str, Tensor]] = (),
+    each: Sequence[Any] = (),
+    seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Return what a GROUP op makes of the tensors of one model; those that belong to no group as they are."""
+    """Return what a GROUP op makes of the tensors of one model; those that belong to no group as they are.
+
+    `others` are further models, which have the same tensors; `each` are the parameters of all models in turn.
+    """
     implementation: Group = op.implementation
     given = concrete(op.params, params)
     groups: dict[Any, dict[str, MemoryChunk]] = {}
     results = dict(tensors)
+    own = list(each) or [None] * (1 + len(others))
     for name, tensor in tensors.items():
         info = TensorInfo(_spec(name, tensor), architecture.role_of(name))
         key = implementation.key(info, given)
         if key is not None:
-            signature = Signature(name, (info.spec,), None, (), info.role, tensor.numel())
-            groups.setdefault(key, {})[name] = _chunk(op, signature, [tensor], None, seed)
+            models = [tensor, *(other[name] for other in others)]
+            signature = signature_of(op, models, None, own, name=name, role=info.role)
+            groups.setdefault(key, {})[name] = _chunk(op, signature, models, None, seed)
     for members in groups.values():
         for name, values in implementation.apply(members, given).items():
             results[name] = _rounded(values, op.output(members[name].signature, given).dtype)
@@ -221,8 +233,7 @@ def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None, gather: Cal
         case Split.ELEMENT:
             parts = [_apply(op, part, params, None) for part in _cuts(reshaped(whole, (-1,)), chunk)]
         case Split.ROW:
-            shape = whole_shape(whole)
-            rows = reshaped(whole, (shape[0] if shape else 1, -1))
+            rows = reshaped(whole, (-1, max(op.row(whole.signature.first), 1)))
             parts = [_apply(op, part, params, None) for part in _cuts(rows, chunk)]
         case Split.REDUCE | Split.MODEL:
             flat = reshaped(whole, (-1,))

@@ -116,6 +116,18 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path, names, got):
     )
 
 
+def test_a_pipeline_says_which_of_its_folders_hold_models(tmp_path):
+    for part in ("scheduler", "unet", "vae"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "model_index.json").touch()
+    for part in ("unet", "vae"):
+        (tmp_path / part / "diffusion_pytorch_model.safetensors").touch()
+    assert _refusal(str(tmp_path), Path("/")) == (
+        f"{tmp_path}: has no weights in a known format, got 1 `*.json`, 1 `scheduler`, 1 `unet`, 1 `vae`;"
+        f" give the part that is meant: `{tmp_path / 'unet'}` or `{tmp_path / 'vae'}`"
+    )
+
+
 def test_a_file_of_an_unknown_format_is_an_error(tmp_path):
     (tmp_path / "m.gguf").touch()
     message = f"{tmp_path / 'm.gguf'}: is in no known format; known: safetensors, torch"

@@ -10,6 +10,7 @@ import pytest
 from surgery.checkpoint.sidecars import (
     config_with_dtype,
     is_sidecar,
+    put_sidecars,
     read_config,
     sidecars_in,
     without_quantization,
@@ -67,6 +68,19 @@ def test_the_sidecars_of_a_folder_are_its_files_by_name(tmp_path):
     (tmp_path / "vocab.json").mkdir()
     found = sidecars_in(tmp_path)
     assert list(found.items()) == [(name, tmp_path / name) for name in ("merges.txt", "tokenizer.json")]
+
+
+def test_the_modules_behind_a_sentence_embedding_model_belong_to_it(tmp_path):
+    inner = ("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/README.md")
+    for name in ("sentence_bert_config.json", "config_sentence_transformers.json", "onnx/model.onnx", *inner):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert sorted(sidecars_in(tmp_path)) == ["config_sentence_transformers.json", "sentence_bert_config.json"]
+    (tmp_path / "modules.json").touch()
+    found = sidecars_in(tmp_path)
+    assert [name for name in found if "/" in name] == list(inner[:3])
+    put_sidecars(found, tmp_path / "out")
+    assert (tmp_path / "out" / "2_Dense" / "model.safetensors").read_text() == "2_Dense/model.safetensors"
 
 
 def test_a_folder_without_a_config_has_an_empty_one(tmp_path):
@@ -186,3 +200,14 @@ def test_what_says_that_weights_are_quantised_is_removed():
     assert without_quantization(config) == {"a": 1, "text_config": {"b": 2}}
     assert "quantization_config" in config
     assert "compression_config" in config["text_config"]
+
+
+def test_files_are_copied_and_those_that_are_made_are_written(tmp_path):
+    (tmp_path / "a.model").write_bytes(b"abc")
+    out = tmp_path / "out"
+    out.mkdir()
+    put_sidecars({"b.model": tmp_path / "a.model", "tokenizer.json": b"{}"}, out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        "b.model": b"abc",
+        "tokenizer.json": b"{}",
+    }

@@ -74,6 +74,7 @@ def test_json_with_tensors_lists_each(surgery, work):
         "shape": [16, 32],
         "nbytes": 1024,
         "role": "mlp.down",
+        "stack": "model.layers",
         "layer": 0,
         "expert": None,
     }
@@ -85,6 +86,13 @@ def test_a_single_file_and_a_scalar(surgery, tmp_path):
     assert surgery("inspect", tmp_path / "one.safetensors").stdout.splitlines()[-1].split() == [
         *("step", "other", "1", "scalar", "I64", "1", "8", "B")
     ]
+
+
+def test_layers_are_counted_by_stack_where_there_are_several(surgery, tmp_path):
+    names = ("encoder.block.0.x", "decoder.block.0.x", "decoder.block.1.x")
+    save_file({name: torch.zeros(2) for name in names}, tmp_path / "m.safetensors")
+    shown = surgery("inspect", str(tmp_path / "m.safetensors")).stdout
+    assert "2 in decoder.block, 1 in encoder.block\n" in shown
 
 
 def test_a_pickled_checkpoint_is_read_too(surgery, tmp_path):

@@ -100,7 +100,7 @@ def test_an_unknown_op_is_2_with_a_suggestion(surgery):
     result = surgery("op", "merge.linera")
     assert (result.exit_code, result.stderr) == (
         2,
-        "error: unknown op `merge.linera`; did you mean `merge.linear` or `merge.slerp` or `merge.dare_linear`?\n",
+        "error: unknown op `merge.linera`; did you mean `merge.linear` or `merge.slerp` or `merge.ram`?\n",
     )
 
 

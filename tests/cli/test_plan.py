@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -29,10 +30,11 @@ def test_a_plan_shows_models_steps_outputs_and_totals(surgery, work):
 
 
 def test_a_calibrated_step_says_what_it_runs(surgery, work):
-    (work / "base" / "tokenizer.json").write_text("{}")
+    shutil.copytree(work / "base", work / "own")
+    (work / "own" / "tokenizer.json").write_text("{}")
     (work / "text.txt").write_text("text")
     (work / "lean.yaml").write_text(
-        "surgery: 1\nmodels: {base: ./base}\ncalibration: {text: text.txt, samples: 4, length: 8}\n"
+        "surgery: 1\nmodels: {base: ./own}\ncalibration: {text: text.txt, samples: 4, length: 8}\n"
         "steps: {lean: {op: prune.wanda, model: base}}\noutput: {model: lean, to: ./out}\n"
     )
     result = surgery("plan", "lean.yaml")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.math.random import Stream, _philox, stream_key, uniform, uniform_on_device
+from surgery.math.random import Stream, _philox, normal, stream_key, uniform, uniform_on_device
 
 KEY = stream_key(7, "merge.dare", "model.embed_tokens.weight", 0)
 MAX = 0xFFFFFFFFFFFFFFFF
@@ -134,3 +134,18 @@ def test_a_key_of_the_wrong_length_is_refused() -> None:
 def test_a_device_draws_what_the_cpu_draws() -> None:
     there = uniform(KEY, 12_345, torch.empty(70_001, device="cuda"))
     assert torch.equal(there.cpu(), uniform(KEY, 12_345, torch.empty(70_001)))
+
+
+def test_two_uniform_numbers_make_a_normal_one() -> None:
+    """√(-2·ln ½) = 1.17741 at angles of nothing, a quarter turn and a half."""
+    first, second = torch.full((3,), 0.5, dtype=torch.float64), torch.tensor([0.0, 0.25, 0.5]).double()
+    assert normal(first, second).tolist() == pytest.approx([1.1774100225, 0.0, -1.1774100225], abs=1e-9)
+    assert normal(torch.zeros(1), torch.zeros(1)).tolist() == [0.0]
+
+
+def test_normal_numbers_have_mean_nothing_and_deviation_one() -> None:
+    pair = [uniform(stream_key(7, "op", "w", stream), 0, torch.empty(100_000).double()) for stream in (0, 1)]
+    drawn = normal(*pair)
+    assert abs(drawn.mean().item()) < 0.01
+    assert drawn.std().item() == pytest.approx(1, abs=0.01)
+    assert (drawn.abs() < 2).double().mean().item() == pytest.approx(0.9545, abs=0.003)

@@ -49,6 +49,23 @@ def test_small_inner_products_are_exact() -> None:
     assert a.tolist() == [1.0, 2.0, 3.0]
 
 
+def test_products_of_differences_to_an_origin() -> None:
+    a, b, origin = torch.tensor([2.0, 3.0]), torch.tensor([1.0, 5.0]), torch.tensor([1.0, 1.0])
+    assert gram([a, b], origin) == [5.0, 8.0, 16.0]
+    assert (a.tolist(), origin.tolist()) == ([2.0, 3.0], [1.0, 1.0])
+    wide = normal(50_000).double()
+    assert gram([wide, wide * 2], wide) == [0.0, 0.0, dot(wide, wide)]
+    with pytest.raises(ValueError, match=r"gram: blocks must have one shape, got \(2,\), \(3,\)"):
+        gram([a], torch.ones(3))
+
+
+def test_siblings_keep_the_digits_of_their_differences() -> None:
+    origin = normal(1000)
+    sibling = origin * (1 + 2.0**-20)
+    delta = (sibling - origin).double()
+    assert gram([sibling], origin) == [squared_norm(delta)]
+
+
 def test_products_are_not_rounded_to_float32() -> None:
     a = torch.tensor([1.0 + 2.0**-23, 1.0])
     assert squared_norm(a) == (1 + 2.0**-23) ** 2 + 1

@@ -11,6 +11,7 @@ import pytest
 
 from surgery.checkpoint.memory import MemoryCheckpoint, register_memory
 from surgery.errors import CheckpointError, PlanError, PluginError, RecipeError
+from surgery.host import Host
 from surgery.ops import Layout, Take, layout_op
 from surgery.plan.nodes import Rows, Source
 from surgery.plan.resolve import resolve
@@ -38,6 +39,22 @@ def test_without_a_dtype_the_result_holds_all_inputs_exactly(plan, memory):
     half = memory(LAYERS, np.float16)
     assert {t.spec.dtype for t in plan(MIX, a=half, b=half).outputs[0].tensors} == {"F16"}
     assert {t.spec.dtype for t in plan(MIX, a=half).outputs[0].tensors} == {"F32"}
+
+
+def test_a_model_may_be_rounded_when_it_is_read(plan, memory):
+    odd = {"w": np.full((2, 2), 1.003, np.float32)}
+    register_memory("odd", MemoryCheckpoint(odd, LLAMA))
+    text = "surgery: 1\nmodels: {a: {source: 'memory:odd', dtype: bfloat16}}\noutput: {model: a}\n"
+    made = resolve(parse_recipe(text), Host(), write=False)
+    assert made.checkpoints["a"].tensors["w"].dtype == "BF16"
+    assert made.outputs[0].tensors[0].spec.dtype == "BF16"
+
+
+@pytest.mark.parametrize(("models", "first"), [("[b, a]", "b"), ("{b: 1, a: 2}", "b"), ("[a, b]", "a")])
+def test_the_first_model_as_written_gives_the_config(plan, memory, models, first):
+    named = {name: memory(LAYERS, config={**LLAMA, "max_position_embeddings": ord(name)}) for name in "ab"}
+    made = plan(f"  m: {{op: toy.mix, models: {models}}}", **named)
+    assert made.outputs[0].config["max_position_embeddings"] == ord(first)
 
 
 def test_several_outputs_share_nodes(plan):
@@ -134,7 +151,7 @@ def test_models_with_different_tokens_are_refused_unless_that_is_meant(plan, mem
         plan(MIX, a=a, b=b)
     assert str(error.value) == (
         "<recipe>:4:6: steps.m: `a` and `b` have different tokenizers: 2 tokens differ, first 'x' with ids 0 and 1; "
-        "set `tokenizer: accept` in the step if that is meant"
+        "give them one with `stitch.tokenizer`, or set `tokenizer: accept` in the step if that is meant"
     )
     made = plan("  m: {op: toy.mix, models: [a, b], tokenizer: accept}", a=a, b=b)
     assert any("have different tokenizers" in warning.what for warning in made.warnings)

@@ -35,6 +35,23 @@ def test_models_are_sorted_so_that_their_order_cannot_matter(plan):
     assert [params.weight for params in node.signature.each] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(("extra", "ends"), [("", 1.0), ("head_depth: 1", 1.0), ("head_depth: 0", 0.25)])
+def test_ramps_end_at_the_head_or_leave_it_with_the_embeddings(plan, extra, ends):
+    made = nodes(plan("  m: {op: toy.mix, models: {a: {weight: [0.25, 1]}}}", extra=extra))
+    weights = {name: node.signature.each[0].weight for name, node in made.items()}
+    assert (weights["model.embed_tokens.weight"], weights[UP0], weights[UP1]) == (0.25, 0.25, 1)
+    assert (weights["model.norm.weight"], weights["lm_head.weight"]) == (ends, ends)
+
+
+def test_a_selector_that_matches_nothing_may_be_a_warning(plan):
+    made = plan(
+        "  m: {op: toy.mix, models: {a: {weight: {router: 2, default: 1}}}}", extra="on_unmatched: warn"
+    )
+    assert [str(warning) for warning in made.warnings if "router" in str(warning)] == [
+        "<recipe>:4:32: steps.m.models.a: selector `router` matches no tensor; see the names with `surgery inspect`"
+    ]
+
+
 def test_where_copies_the_other_tensors_from_the_first_model(plan):
     made = nodes(plan("  m: {op: toy.mix, models: [a, b], where: mlp}"))
     assert {name for name, node in made.items() if isinstance(node, Apply)} == {UP0, UP1}
@@ -65,24 +82,25 @@ def test_ramps_and_selector_maps_become_numbers(plan):
     [
         ("peak", "amount: [0, 1]"),
         ("peak", "amount: {mlp: 1, default: 2}"),
-        ("layer_peak", "amount: {mlp: 1, default: 2}"),
+        ("layer_peak", "amount: [0, 1]"),  # what is outside of layers shares one, too
     ],
 )
 def test_tensors_that_share_a_statistic_have_the_same_numbers(plan, op, number):
     message = refused(lambda: plan(f"  m: {{op: toy.{op}, models: [a], {number}}}"))
     assert message == (
         "<recipe>:4:6: steps.m: a ramp or a map of selectors has no meaning for tensors that share a statistic; "
-        "write numbers"
+        "write numbers, or choose tensors that do not with `where:`"
     )
 
 
 def test_a_pool_of_each_layer_may_have_numbers_of_its_own(plan):
-    made = nodes(plan("  m: {op: toy.layer_peak, models: [a], amount: [0, 1]}"))
+    made = nodes(plan("  m: {op: toy.layer_peak, models: [a], amount: [0, 1], where: 'layers[0:2]'}"))
     pools = {
-        id(node.scope): sorted(made[name].params.amount for name in made if made[name].scope is node.scope)
+        id(node.scope): sorted(member.params.amount for member in node.scope.members)
         for node in made.values()
+        if isinstance(node, Apply)
     }
-    assert sorted(pools.values()) == [[0, 1, 1], [0], [1]]
+    assert sorted(pools.values()) == [[0], [1]]
 
 
 def test_tensors_with_the_same_numbers_share_one_parameters_object(plan):
@@ -138,7 +156,7 @@ def test_shapes_that_differ_are_refused_with_both(plan, memory):
     message = refused(lambda: plan("  m: {op: toy.mix, models: [a, b], missing: skip}", b=other))
     assert message == (
         "<recipe>:4:6: steps.m: `a` and `b` differ at model.embed_tokens.weight: (8, 4) and (9, 4) "
-        "(and 1 more such tensors); make the vocabularies equal first"
+        "(and 1 more such tensors); make the vocabularies equal with `stitch.tokenizer` or `stitch.resize_vocab`"
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from surgery.errors import RecipeError
+from surgery.errors import Finding, PluginError, RecipeError
+from surgery.recipe.document import Document, Position
+from surgery.recipe.foreign import Translated
 from surgery.recipe.load import load_recipe, parse_recipe
 from surgery.recipe.yaml import MAX_BYTES
 
@@ -178,7 +180,8 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(tmp_path: Path, lines: L
     ]
 
 
-def foreign(document: dict[str, Any]) -> dict[str, Any] | None:
+def foreign(documents: Sequence[Document], folder: Path) -> dict[str, Any] | None:
+    document = documents[0].data
     if "merge_method" not in document:
         return None
     models = {f"m{i}": one["model"] for i, one in enumerate(document["models"])}
@@ -202,8 +205,8 @@ def test_findings_about_another_tools_recipe_name_the_file(lines: Lines) -> None
 
 
 def test_only_documents_without_our_key_are_offered_to_others(lines: Lines) -> None:
-    def never(document: dict[str, Any]) -> dict[str, Any] | None:
-        raise AssertionError(document)
+    def never(documents: Sequence[Document], folder: Path) -> dict[str, Any] | None:
+        raise AssertionError(documents)
 
     assert parse_recipe(GOOD, foreign=never).steps
     assert lines(lambda: parse_recipe("- 1", foreign=never))
@@ -212,8 +215,37 @@ def test_only_documents_without_our_key_are_offered_to_others(lines: Lines) -> N
     ]
 
 
+def test_what_was_translated_keeps_its_places_and_warnings(lines: Lines) -> None:
+    warning = Finding("`int8_mask` does nothing", "m.yaml:3:1")
+
+    def translated(documents: Sequence[Document], folder: Path) -> Translated:
+        data = {"surgery": 1, "models": {"a": "a"}, "output": {"model": documents[0].data["use"]}}
+        return Translated(data, {("output",): Position(2, 6)}, warnings=(warning,))
+
+    recipe = parse_recipe("mine: 1\nuse: a", "m.yaml", foreign=translated)
+    assert recipe.document.foreign
+    assert recipe.warnings == (warning,)
+    assert recipe.where(("output", "model")) == "m.yaml:2:6"
+    assert lines(lambda: parse_recipe("mine: 1\nuse: b", "m.yaml", foreign=translated)) == [
+        "m.yaml:2:6: output.model: no model or step is called `b`; known: `a`"
+    ]
+
+
+def test_several_documents_are_read_by_those_who_read_them_all(lines: Lines) -> None:
+    def reads(documents: Sequence[Document], folder: Path) -> Translated:
+        models = {document.data["name"]: "p" for document in documents}
+        return Translated({"surgery": 1, "models": models, "output": {"model": "a"}})
+
+    assert list(parse_recipe("name: a\n---\nname: b", foreign=reads).models) == ["a", "b"]
+    assert lines(lambda: parse_recipe("name: a\n---\nname: b", "m.yaml", foreign=lambda d, f: None)) == [
+        "m.yaml:3:1: a second document; a recipe is one document: remove the rest"
+    ]
+    with pytest.raises(PluginError, match="returned the first of several documents; return a"):
+        parse_recipe("name: a\n---\nname: b", foreign=lambda d, f: {"surgery": 1})
+
+
 def test_a_converters_own_complaint_is_passed_on(lines: Lines) -> None:
-    def refuses(document: dict[str, Any]) -> dict[str, Any] | None:
+    def refuses(documents: Sequence[Document], folder: Path) -> dict[str, Any] | None:
         raise RecipeError("no such method")
 
     assert lines(lambda: parse_recipe("x: 1", foreign=refuses)) == ["no such method"]

@@ -64,7 +64,7 @@ def test_comments_with_paths_or_tokens_are_not_published(comment):
 
 def test_a_recipe_of_another_tool_is_published_in_ours():
     ours = read_yaml(PLAIN).data
-    recipe = parse_recipe("foreign: true\n", folder=HOME, foreign=lambda document: ours)
+    recipe = parse_recipe("foreign: true\n", folder=HOME, foreign=lambda documents, folder: ours)
     assert read_yaml(published(recipe)).data == ours
 
 

@@ -52,6 +52,7 @@ def test_a_step_gets_its_op_its_models_by_name_and_its_parameters(
         where=Selection(["mlp", "!layers[0]"]),
         missing="skip",
         tokenizer="accept",
+        first="c",
     )
 
 
@@ -87,6 +88,10 @@ def test_one_selector_is_a_selection_and_none_is_none(resolve: Resolve) -> None:
         ("{op: ^toy.mx, model: a}", ".op: no op is called `toy.mx`; did you mean `toy.mix`?"),
         ("^{op: toy.mix, models: [a]}", ": missing key `base`, which `toy.mix` needs"),
         ("{op: toy.copy, model: a, ^base: b}", ".base: `toy.copy` takes no base; remove `base`"),
+        (
+            "{op: toy.stack, models: [a], slices: [{model: a, layers: [0, 2]}], ^where: mlp}",
+            ".where: `toy.stack` arranges whole models; remove `where`",
+        ),
         ("^{op: toy.copy}", ": missing key `model`; `toy.copy` takes one model"),
         ("^{op: toy.rank}", ": missing key `models`; `toy.rank` takes 2 to 3 models"),
         ("{op: toy.copy, ^models: [a, b]}", ".models: `toy.copy` takes one model, got 2"),

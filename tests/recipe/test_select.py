@@ -13,8 +13,10 @@ from surgery.recipe.select import ACCEPTED, Selection, compile_selector, nearest
 from surgery.tensors import Role, TensorInfo, TensorSpec
 
 
-def info(name: str, kind: str = "other", layer: int | None = None, expert: int | None = None) -> TensorInfo:
-    return TensorInfo(TensorSpec(name, (2, 2), "F32"), Role(kind, layer, expert))
+def info(
+    name: str, kind: str = "other", layer: int | None = None, expert: int | None = None, stack: str = ""
+) -> TensorInfo:
+    return TensorInfo(TensorSpec(name, (2, 2), "F32"), Role(kind, layer, expert, stack))
 
 
 def block(layer: int) -> list[TensorInfo]:
@@ -27,6 +29,7 @@ def block(layer: int) -> list[TensorInfo]:
         info(at + "mlp.up_proj.weight", "mlp.up", layer),
         info(at + "mlp.router.weight", "router", layer),
         *(info(f"{at}mlp.experts.{i}.down.weight", "experts.down", layer, i) for i in range(3)),
+        info(at + "mlp.shared_expert.down.weight", "shared_expert.down", layer),
     ]
 
 
@@ -36,6 +39,12 @@ MODEL = [
     info("model.norm.weight", "norm.final"),
     info("lm_head.weight", "head"),
     info("layers.0.odd"),
+]
+SEQ2SEQ = [
+    info(f"{side}.block.{layer}.{part}.weight", part, layer, stack=f"{side}.block")
+    for side in ("encoder", "decoder")
+    for layer in range(2)
+    for part in ("attention", "mlp")
 ]
 NAMES = [one.name for one in MODEL]
 
@@ -71,7 +80,18 @@ def names(pattern: str) -> set[str]:
         ("embed", "embed"),
         ("head", "lm_head"),
         ("router", "router"),
-        ("experts", "experts"),
+        ("experts", r"experts\."),
+        ("experts.routed", r"experts\."),
+        ("experts.routed.down", r"experts\."),
+        ("experts.routed.up", "^$"),
+        ("experts.shared", "shared_expert"),
+        ("experts.shared.down", "shared_expert"),
+        ("experts.shared.up", "^$"),
+        ("experts.sharedown", "^$"),
+        ("shared_expert", "shared_expert"),
+        ("layers.experts.shared", "shared_expert"),
+        ("layers[2:].experts.shared", r"\.[23]\..*shared_expert"),
+        ("layers[2:].experts.routed.down", r"\.[23]\..*experts\."),
         ("experts[0:2]", r"experts\.[01]\."),
         ("experts[1].down", r"experts\.1\."),
         ("experts[1].up", "^$"),
@@ -92,6 +112,21 @@ def names(pattern: str) -> set[str]:
 )
 def test_a_selector_means_these_tensors(text: str, pattern: str) -> None:
     assert chosen(text) == names(pattern)
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("layers[1]", r"\.1\."),
+        ("encoder.layers[1:]", r"^encoder\.block\.1"),
+        ("decoder.layers[:1].mlp", r"^decoder\.block\.0\.mlp"),
+        ("decoder.block.layers[0].mlp", r"^decoder\.block\.0\.mlp"),
+        ("coder.layers[0]", "^$"),
+    ],
+)
+def test_a_stack_is_named_before_its_layers(text: str, pattern: str) -> None:
+    found = [one.name for one in SEQ2SEQ if compile_selector(text).matches(one)]
+    assert found == [one.name for one in SEQ2SEQ if re.search(pattern, one.name)]
 
 
 NOT_A_RANGE = "brackets hold an index or a range from 0 up: `[3]`, `[4:28]`, `[4:]` or `[:28]`, got `{}`"
@@ -217,7 +252,7 @@ def test_names_like_a_selector_that_matches_nothing_are_found(text: str, near: t
 def test_the_examples_in_the_documentation_are_selectors() -> None:
     table = [line[4:27].strip() for line in (select.__doc__ or "").splitlines() if line.startswith("    ")]
     examples = [text for cell in table for text in cell.split(", ")]
-    assert len(examples) == 8
+    assert len(examples) == 10
     for text in [*examples, *re.findall(r"`(layers[^`]*)`", select.__doc__ or "")]:
         assert compile_selector(text).text == text
 

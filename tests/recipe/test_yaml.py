@@ -109,7 +109,7 @@ def test_bytes_with_or_without_a_byte_order_mark_are_text() -> None:
         ("a: 1e999", "r.yaml:1:4: a: the number is too large, got `1e999`"),
         ("a: " + "9" * 5000, f"r.yaml:1:4: a: the number is too large, got `{'9' * 57}...`"),
         ("a: &x [*x]", "r.yaml:1:4: a[0]: an alias to what contains it; write the value out"),
-        ("a: 1\n---\nb: 2", "r.yaml:2:1: a second document; a recipe is one document: remove the rest"),
+        ("a: 1\n---\nb: 2", "r.yaml:3:1: a second document; a recipe is one document: remove the rest"),
         ("a:\n\tb: 1", "r.yaml:2:1: not valid YAML: a tab cannot indent; use spaces"),
         (
             "a: b: c",

@@ -96,3 +96,8 @@ def test_it_is_what_numpy_says(values):
 def test_a_module_has_one_name_in_all_layers(name, module):
     info = model({name: f32(1), "model.layers.9.x.weight": f32(1)}).tensors[name]
     assert module_of(info) == module
+
+
+def test_a_module_of_one_of_several_stacks_is_named_with_its_stack():
+    info = model({"encoder.layers.9.a.0.x.weight": f32(1)}).tensors["encoder.layers.9.a.0.x.weight"]
+    assert module_of(info, several=True) == "encoder.layers.*.a.*.x"

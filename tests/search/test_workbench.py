@@ -8,9 +8,11 @@ from safetensors.torch import save_file
 
 import surgery
 from surgery import RunOptions
+from surgery.checkpoint.tokenizer import vocabulary
 from surgery.host import Host
 from surgery.recipe.load import parse_recipe
 from surgery.search.workbench import Workbench
+from tests.plugins.stitch.vocabularies import save
 
 OPTIONS = RunOptions(device="cpu", threads=2)
 
@@ -150,3 +152,15 @@ def test_sources_are_read_once(models, monkeypatch):
     reads.clear()
     made(bench, recipe(models, weight=0.6))
     assert reads == []
+
+
+def test_files_that_a_step_makes_lie_in_a_folder_for_evaluators(tmp_path):
+    save(tmp_path / "a", {"x": 0, "y": 1})
+    save(tmp_path / "b", {"x": 0, "z": 1})
+    text = "surgery: 1\nmodels: {a: ./a, b: ./b}\nsteps: {m: {op: stitch.tokenizer, models: [a, b], of: a}}\n"
+    bench = Workbench(Host(), OPTIONS)
+    candidate = bench.plan(parse_recipe(text + "output: {model: m}\n", folder=tmp_path))
+    file = candidate.subject("cpu").sidecars["tokenizer.json"]
+    assert vocabulary(file).ids == {"x": 0, "y": 1, "z": 2}
+    bench.close()
+    assert not file.parent.exists()

@@ -10,7 +10,7 @@ import surgery_adapter
 
 def test_the_hook_returns_every_op():
     names = [op.name for op in surgery_adapter.surgery_register_ops()]
-    assert names == ["adapter.extract"]
+    assert names == [f"adapter.{name}" for name in ("concat", "extract", "merge", "rerank", "scale")]
 
 
 def test_every_parameter_is_described():
@@ -25,12 +25,17 @@ import sys
 from surgery.ops import Signature
 from surgery.tensors import Role, TensorSpec
 import surgery_adapter
-spec = TensorSpec("m.w.weight", (4, 4), "BF16")
-signature = Signature("m.w.weight", (spec,), spec, (), Role("mlp.up", 0), 16)
+given = {"adapter.extract": {"rank": 1}, "adapter.rerank": {"rank": 1}, "adapter.scale": {"factor": 2.0}}
 for op in surgery_adapter.surgery_register_ops():
-    params = op.params(rank=1)
-    op.split_of(params), op.emits(signature, params)
-    op.workspace(signature, params), op.check(signature, params), op.simplify and op.simplify(signature, params)
+    name = "m.w.weight" if op.emits else "m.w.lora_A.weight"
+    spec = TensorSpec(name, (4, 4), "BF16")
+    each = (op.each(),) if op.each else ()
+    signature = Signature(name, (spec,), spec if op.base == "required" else None, each, Role("mlp.up", 0), 16)
+    params = op.params(**given.get(op.name, {}))
+    op.split_of(params), op.emits and op.emits(signature, params), op.output(signature, params)
+    op.workspace and op.workspace(signature, params)
+    assert op.check(signature, params) is None, op.name
+    op.simplify and op.simplify(signature, params)
 
 print("torch" in sys.modules)
 """

@@ -11,7 +11,14 @@ from surgery_hf.architectures import ARCHITECTURES
 
 def test_the_hook_returns_every_scheme():
     found = surgery_hf.surgery_register_architectures()
-    assert [architecture.name for architecture in found] == ["decoder", "gpt2", "bert", "generic"]
+    assert [architecture.name for architecture in found] == [
+        "decoder",
+        "gpt2",
+        "bert",
+        "pair",
+        "whisper",
+        "generic",
+    ]
 
 
 def test_no_model_type_is_claimed_twice():

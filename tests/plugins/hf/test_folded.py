@@ -66,6 +66,16 @@ def test_dora_gives_every_row_of_the_sum_its_length(adapter: Write):
     assert torch.equal(read(fold(adapter(tensors, use_dora=True), base), "q.weight"), expected)
 
 
+def test_dora_of_a_transposed_weight_gives_every_column_its_length(adapter: Write):
+    tensors = {
+        **pair("q", torch.tensor([[0.0, 1.5]]), torch.tensor([[1.0], [0.0]])),  # scale 2: 3 at [1, 0]
+        "q.lora_magnitude_vector": torch.tensor([10.0, 1.0]),
+    }
+    base = MemoryCheckpoint({"q.weight": torch.tensor([[4.0, 3.0], [0.0, 4.0]])})
+    found = read(fold(adapter(tensors, use_dora=True, fan_in_fan_out=True), base), "q.weight")
+    torch.testing.assert_close(found, torch.tensor([[8.0, 0.6], [6.0, 0.8]]))  # columns of lengths 5 and 5
+
+
 def test_biases_are_added_scaled_or_replaced(adapter: Write):
     base = MemoryCheckpoint({"q.weight": torch.zeros(2, 1), "q.bias": torch.ones(2)})
     factors = pair("q", torch.zeros(1, 1), torch.zeros(2, 1))
@@ -112,9 +122,12 @@ def wide(adapter: Write, kind: str) -> Checkpoint:
     if kind == "dora":
         tensors["q.lora_magnitude_vector"] = filled(rows, seed=3).abs()
         config["use_dora"] = True
-    if kind == "transposed":
+    if kind in ("transposed", "transposed dora"):
         tensors = pair("q", filled(rank, rows, seed=1), filled(columns, rank, seed=2))
         config["fan_in_fan_out"] = True
+    if kind == "transposed dora":
+        tensors["q.lora_magnitude_vector"] = filled(columns, seed=3).abs()
+        config["use_dora"] = True
     return fold(adapter(tensors, **config), MemoryCheckpoint({"q.weight": filled(rows, columns).bfloat16()}))
 
 
@@ -124,7 +137,7 @@ def stretch(checkpoint: Checkpoint, start: int, size: int) -> bytes:
     return bytes(buffer)
 
 
-@pytest.mark.parametrize("kind", ["plain", "transposed", "dora"])
+@pytest.mark.parametrize("kind", ["plain", "transposed", "dora", "transposed dora"])
 def test_any_range_has_the_bytes_of_the_whole(adapter: Write, kind: str):
     checkpoint = wide(adapter, kind)
     size = checkpoint.tensors["q.weight"].nbytes
@@ -243,7 +256,8 @@ class Told(MemoryCheckpoint):
 
 
 def test_base_and_adapter_are_told_what_will_be_read():
-    from surgery_hf.peft_edits import Edit, Update
+    from surgery_hf.peft_edits import Edit
+    from surgery_hf.peft_lora import Update
 
     base = Told({"q": filled(2, 2), "n": filled(2), "x": filled(1)})
     adapter = Told({"a": filled(1, 2), "b": filled(2, 1), "n2": filled(2)})

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from surgery.errors import CheckpointError, PlanError
-from surgery_hf.peft_config import read_lora_config
+from surgery_hf.peft_config import read_config
 
 
 def config(folder: Path, **said: Any) -> Any:
     (folder / "adapter_config.json").write_text(
         json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, **said})
     )
-    return read_lora_config(folder)
+    return read_config(folder).scales
 
 
 def refused(folder: Path, **said: Any) -> list[str]:
@@ -44,11 +44,39 @@ def test_a_rank_pattern_alone_changes_the_scale_too(tmp_path):
     assert config(tmp_path, rank_pattern={"q": 8}).scale_of("q") == 1
 
 
-@pytest.mark.parametrize("kind", ["IA3", "LOHA", "VERA", "OFT", None])
+@pytest.mark.parametrize("kind", ["LN_TUNING", "FOURIERFT", 3, ["LORA"], None])
 def test_other_kinds_of_adapters_are_refused_by_name(tmp_path, kind):
+    folded = "`LORA`, `ADALORA`, `IA3`, `LOHA`, `LOKR`, `VERA`, `OFT`, `BOFT`, `HRA`"
     assert refused(tmp_path, peft_type=kind) == [
-        f"only `LORA` adapters are folded, got peft_type `{kind}`; merge it with peft"
+        f"adapters of peft_type `{kind}` are not folded, {folded} are; merge it with peft"
     ]
+
+
+@pytest.mark.parametrize("kind", ["PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING"])
+def test_prompts_are_said_to_be_no_change_of_weights(tmp_path, kind):
+    assert refused(tmp_path, peft_type=kind) == [
+        f"`{kind}` adds to what the model reads, which no weight can do; keep it as an adapter"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "problems"),
+    [
+        ({"peft_type": "LOHA", "alpha": 0, "r": 1}, ["`alpha` must be a number above 0, got 0"]),
+        (
+            {"peft_type": "OFT", "fan_in_fan_out": True},
+            ["`fan_in_fan_out`: rotations of weights that are [in, out]"],
+        ),
+        (
+            {"peft_type": "IA3", "target_parameters": ["e"]},
+            ["`target_parameters`: fused experts are not folded"],
+        ),
+        ({"peft_type": "VERA", "use_dora": True}, ["`use_dora`: is not known here"]),
+    ],
+)
+def test_settings_of_other_kinds_are_known_or_refused(tmp_path, said, problems):
+    found = refused(tmp_path, **{"r": None, "lora_alpha": None, **said})
+    assert [line[: len(told)] for line, told in zip(found, problems, strict=True)] == problems
 
 
 @pytest.mark.parametrize(
@@ -109,9 +137,20 @@ def test_numbers_that_are_none_are_refused(tmp_path, said, problem):
 def test_a_config_that_is_no_json_is_damaged(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(CheckpointError, match="is not valid JSON"):
-        read_lora_config(tmp_path)
+        read_config(tmp_path)
     (tmp_path / "adapter_config.json").write_bytes(b" " * 10_000_001)
     with pytest.raises(
         CheckpointError, match="has 10000001 bytes, at most 10000000 are read; it is no config"
     ):
-        read_lora_config(tmp_path)
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["IA3", "VERA", "HRA", "ADALORA"])
+def test_kinds_without_patterns_ask_for_no_ranks(tmp_path, kind):
+    assert config(tmp_path, peft_type=kind, lora_alpha=None, r=None).rank == 1
+
+
+def test_ranks_that_are_no_numbers_are_refused_where_they_count(tmp_path):
+    assert refused(tmp_path, peft_type="LOKR", r="x", alpha=1, lora_alpha=None) == [
+        "`r` must be a whole number above 0, got 'x'"
+    ]

@@ -105,15 +105,6 @@ def test_an_adapter_that_fits_changes_only_what_it_names(adapter: Write):
             "m.q.lora_magnitude_vector: has shape (3,) for 2 rows; save the adapter again",
         ),
         (
-            {
-                "m.e.lora_embedding_A": torch.zeros(1, 5),
-                "m.e.lora_embedding_B": torch.zeros(2, 1),
-                "m.e.lora_magnitude_vector": torch.zeros(2),
-            },
-            {"use_dora": True},
-            "m.e.lora_magnitude_vector: DoRA of an embedding scales columns, which is not folded; merge it with peft",
-        ),
-        (
             {"m.e.weight": torch.zeros(6, 2)},
             {},
             "m.e.weight: is to replace m.e.weight, got shapes (6, 2) and (5, 2); fold into its base",
@@ -137,18 +128,6 @@ def test_an_adapter_that_fits_changes_only_what_it_names(adapter: Write):
 )
 def test_what_does_not_fit_is_refused(adapter: Write, tensors: Tensors, config: dict[str, Any], problem: str):
     assert refused(adapter(tensors, **config)) == [problem]
-
-
-def test_dora_with_fan_in_fan_out_is_refused(adapter: Write):
-    tensors = {
-        "m.q.lora_A.weight": torch.zeros(1, 2),
-        "m.q.lora_B.weight": torch.zeros(3, 1),
-        "m.q.lora_magnitude_vector": torch.zeros(3),
-    }
-    assert refused(adapter(tensors, use_dora=True, fan_in_fan_out=True)) == [
-        "m.q.lora_magnitude_vector: DoRA of a weight with `fan_in_fan_out` scales columns, which is not folded; "
-        "merge it with peft"
-    ]
 
 
 def test_a_quantized_base_must_be_dequantized_first(adapter: Write):
@@ -184,7 +163,7 @@ def test_one_name_of_a_tied_tensor_is_not_changed_alone(adapter: Write, named: s
 def test_an_aliased_tensor_is_not_changed_under_one_name(adapter: Write):
     shared = torch.zeros(2, 3)
     assert refused(adapter(PAIR), {"m.q.weight": shared, "m.r.weight": shared}) == [
-        "m.q.lora_B.weight: changes m.q.weight, which is one tensor with m.r.weight; "
+        "m.q.lora_A.weight: changes m.q.weight, which is one tensor with m.r.weight; "
         "save the base with the two apart first"
     ]
 

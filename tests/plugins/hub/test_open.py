@@ -28,6 +28,16 @@ def test_a_model_on_the_hub_is_opened_by_its_id(hub, tiny, tmp_path, source):
     assert checkpoint.config["model_type"] == "llama"
 
 
+def test_the_modules_behind_a_sentence_embedding_model_come_with_it(hub, tiny, tmp_path):
+    hub.add("org/x", tiny)
+    hub.add("org/x", {"1_Pooling/config.json": b"{}", "onnx/model.onnx": b"x"})
+    assert list(opened("org/x", tmp_path).sidecars) == []
+    hub.add("org/x", {"modules.json": b"[]"})
+    sidecars = opened("org/x@main", tmp_path).sidecars
+    assert list(sidecars) == ["1_Pooling/config.json", "modules.json"]
+    assert sidecars["1_Pooling/config.json"].read_bytes() == b"{}"
+
+
 def test_a_folder_of_that_name_goes_before_the_hub(hub, tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "org" / "x")
     assert not isinstance(opened("org/x", tmp_path), HubCheckpoint)

@@ -6,7 +6,7 @@ import pytest
 
 from surgery.ops import Signature
 from surgery.tensors import Role, TensorSpec
-from surgery_lowrank._rank import Rank, exact, known_rank, matrix_shape, untouched
+from surgery_lowrank._rank import Rank, exact, known_rank, untouched
 
 
 def signature(*shape, kind="mlp.up"):
@@ -24,11 +24,6 @@ def signature(*shape, kind="mlp.up"):
 )
 def test_rank_of_a_shape(shape, given, rank):
     assert known_rank(signature(*shape), Rank(**given)) == rank
-
-
-def test_shapes_of_matrices():
-    assert matrix_shape(signature(8, 3, 2, 2)) == (8, 12)
-    assert matrix_shape(signature(8, 3, 2, kind="experts.up")) == (3, 2)
 
 
 def test_large_matrices_are_randomized_unless_energy_asks_for_all():

@@ -288,6 +288,50 @@ def test_model_scope_equals_tensor_scope_of_one_concatenated_tensor(sizes):
     assert same_bytes(torch.cat([merged[name] for name in names]), whole)
 
 
+def test_l1_multiplies_what_stays_so_that_the_sum_of_magnitudes_does():
+    """Of 1 to 4 the 4 stays and becomes 10; the other model keeps everything and is left alone."""
+    OpCase(
+        TiesOp,
+        {"rescale": "l1", "normalize": False},
+        models=[[1.0, -2.0, 3.0, 4.0], [1.0, 1.0, 1.0, 1.0]],
+        base=[0.0] * 4,
+        each=[{"density": 0.25}, {"density": 1}],
+        expected=[1, 1, 1, 11],
+        scale_equivariant=True,
+        permutable=True,
+    ).check()
+
+
+@pytest.mark.parametrize("settings", [{}, {"weighting": "unweighted"}, {"elect": "count"}], ids=str)
+def test_deltas_vote_as_they_are_rescaled(settings):
+    """Rescaling is part of the trim: ties of rescaled deltas is ties of deltas that were rescaled before."""
+    models, base = random_models((40, 30), 2)
+    deltas = [model - base for model in models]
+    sparse = [run_op(TiesOp, {"rescale": "l1"}, [d], 0 * base, each=[{"density": 0.3}]) for d in deltas]
+    each = [{"weight": 1.0, "density": 1}, {"weight": 0.4, "density": 1}]
+    wanted = run_op(TiesOp, settings, sparse, 0 * base, each=each)
+    trimmed = [entry | {"density": 0.3} for entry in each]
+    made = run_op(TiesOp, settings | {"rescale": "l1"}, deltas, 0 * base, each=trimmed, chunk=100)
+    assert torch.allclose(made, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_l1_sums_beyond_the_range_of_half_precision_stay_finite():
+    delta = torch.linspace(0.5, 1.5, 200_000).half()
+    merged = run_op(TiesOp, {"rescale": "l1"}, [delta], torch.zeros_like(delta), each=[{"density": 0.5}])
+    assert merged.dtype == torch.float16
+    assert merged.double().sum().item() == pytest.approx(200_000, rel=1e-3)
+
+
+def test_model_scope_rescales_over_the_whole_model():
+    """Σ|τ| is 10 in all, of which 4 and 3 stay: each becomes 10/7 of itself, wherever it lies."""
+    models = {"m": {"a": torch.tensor([4.0, 1.0]), "b": torch.tensor([2.0, 3.0])}}
+    base = {"a": torch.zeros(2), "b": torch.zeros(2)}
+    settings = {"scope": "model", "rescale": "l1"}
+    merged = run_model_op(TiesOp, settings, models, base, {"m": {"density": 0.5}})
+    assert merged["a"].tolist() == pytest.approx([40 / 7, 0])
+    assert merged["b"].tolist() == pytest.approx([0, 30 / 7])
+
+
 def test_a_model_counts_only_where_it_has_the_tensor():
     models, base = random_models((40,), 2)
     each = [{"weight": 1.0, "density": 0.5}]

@@ -211,6 +211,21 @@ def test_model_scope_keeps_the_laws():
     ).check()
 
 
+@pytest.mark.parametrize("cap", [1.0, 0.6])
+def test_layer_scope_prunes_each_layer_as_a_model_of_its_own(run, tiny, cap):
+    """Only Linears of the blocks are pruned; the cap holds for their tensors."""
+    settings = {"scope": "layer", "sparsity": 0.4, "max_sparsity": cap}
+    pruned = run({"p": {"op": "prune.magnitude", "model": "base", **settings}})
+    layers = {name.split(".")[2] for name in tiny if ".layers." in name}
+    assert len(layers) > 1
+    for layer in layers:
+        own = {n: t for n, t in tiny.items() if f".layers.{layer}." in n and t.dim() == 2}
+        wanted = run_model_op(MagnitudeOp, {**ALL, **settings, "scope": "model"}, {"m": own})
+        assert all(same_bytes(pruned[name], values) for name, values in wanted.items())
+    whole = run({"p": {"op": "prune.magnitude", "model": "base", **settings, "scope": "model"}})
+    assert any(not torch.equal(pruned[name], whole[name]) for name in whole)
+
+
 def test_a_small_tensor_is_read_whole_and_a_large_one_sampled_first():
     from surgery.testing.runner import concrete, signature_of
 
@@ -297,9 +312,12 @@ def test_a_pattern_needs_matrices():
         ({"pattern": "5:4"}, "must be N:M with N weights kept of every M, such as `2:4`, got `5:4`"),
         (
             {"pattern": "2:4", "scope": "model"},
-            "`pattern` compares neighbours, `scope: model` all weights; keep one",
+            "`pattern` compares neighbours, `scope: model` weights of several tensors; keep one",
         ),
-        ({"max_sparsity": 0.9}, "`max_sparsity` belongs to `scope: model`, got `scope: tensor`; remove it"),
+        (
+            {"max_sparsity": 0.9},
+            "`max_sparsity` belongs to `scope: layer` and `model`, got `scope: tensor`; remove it",
+        ),
         (
             {"scope": "model", "sparsity": 0.96},
             "`sparsity` 0.96 is above `max_sparsity` 0.95; raise the latter",

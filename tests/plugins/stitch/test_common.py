@@ -11,8 +11,8 @@ from surgery.testing import run_layout, tiny_config, tiny_specs, view
 from surgery_hf.architectures import ARCHITECTURES
 from surgery_stitch.layers import layers
 
-DECODER, _, BERT, _ = ARCHITECTURES
-EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+DECODER, _, BERT, *_ = ARCHITECTURES
+EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
 def llama(name, changes=None, drop=(), **settings):
@@ -20,8 +20,8 @@ def llama(name, changes=None, drop=(), **settings):
     return view(name, tiny_specs(**settings), config, DECODER)
 
 
-def stitch(*models):
-    return run_layout(layers, {"layers": ["a[0]", "b[1]"]}, models)
+def stitch(*models, **settings):
+    return run_layout(layers, {"layers": ["a[0]", "b[1]"], **settings}, models)
 
 
 def test_a_tied_model_stays_tied():
@@ -50,8 +50,21 @@ def test_two_tied_models_cannot_give_one_end_each(drop):
         stitch(llama("a", tied=True, drop=drop), llama("b", tied=True))
     assert str(error.value) == (
         "`a` and `b` both tie their head to their embeddings, so the embeddings of one cannot go with the head "
-        "of the other; set `embed` and `head` to the same model"
+        "of the other; set `embed` and `head` to the same model, or `tied: embed`"
     )
+
+
+def test_two_tied_models_may_stay_tied_to_the_embeddings_of_the_first():
+    layout = stitch(llama("a", tied=True), llama("b", tied=True), tied="embed")
+    assert layout.tensors[EMBED] == Take("a", EMBED)
+    assert layout.tensors[NORM] == Take("b", NORM)
+    assert HEAD not in layout.tensors
+    assert layout.config["tie_word_embeddings"] is True
+
+
+def test_tied_decides_nothing_for_models_that_are_not_both_tied():
+    layout = stitch(llama("a"), llama("b", tied=True), tied="embed")
+    assert layout.tensors[HEAD] == Take("b", EMBED)
 
 
 def test_the_tie_is_written_where_it_is_nested():

@@ -11,7 +11,7 @@ from surgery.testing import run_layout, tiny_config, tiny_specs, view
 from surgery_hf.architectures import ARCHITECTURES
 from surgery_stitch.layers import layers
 
-DECODER, GPT2, BERT, GENERIC = ARCHITECTURES
+DECODER, GPT2, BERT, *_, GENERIC = ARCHITECTURES
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 Q = "model.layers.{}.self_attn.q_proj.weight"
 
@@ -157,6 +157,15 @@ def test_spellings_of_two_releases_of_transformers_agree():
     older = llama("a", {"rope_scaling": {"type": "linear", "factor": 2.0}})
     newer = llama("b", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}})
     stitch(["a[0]", "b[1]"], older, newer)
+
+
+def test_models_of_several_stacks_are_refused():
+    specs = {name: TensorSpec(name, (2, 2), "F32") for name in ("encoder.layers.0.w", "decoder.layers.0.w")}
+    with pytest.raises(PlanError) as error:
+        stitch(["a[0]"], view("a", specs, {}, GENERIC))
+    assert str(error.value) == (
+        "`a` has layers in decoder.layers, encoder.layers; stitch models with one stack of layers"
+    )
 
 
 def test_encoder_decoders_are_refused():
