@@ -93,6 +93,11 @@ def layer_count(view: ModelView) -> int:
     config = text_part(view.config)
     if config.get("is_encoder_decoder"):
         raise PlanError(f"`{view.name}` is an encoder with a decoder; stitch models with one stack of layers")
+    if config.get("stage_names"):  # transformers' vision backbones: features by stage, which layers make up
+        raise PlanError(
+            f"config.json of `{view.name}` names its layers as stages; remove stage_names, out_features and "
+            "out_indices, which a model without a head on them does not need"
+        )
     stacks = sorted({info.role.stack for info in view.tensors.values() if info.role.layer is not None})
     if len(stacks) > 1:
         raise PlanError(

@@ -168,6 +168,15 @@ def test_models_of_several_stacks_are_refused():
     )
 
 
+def test_backbones_with_named_stages_are_refused():
+    with pytest.raises(PlanError) as error:
+        stitch(["a[0]"], llama("a", {"stage_names": ["stem", "stage1"]}))
+    assert str(error.value) == (
+        "config.json of `a` names its layers as stages; remove stage_names, out_features and out_indices, which a "
+        "model without a head on them does not need"
+    )
+
+
 def test_encoder_decoders_are_refused():
     with pytest.raises(PlanError) as error:
         stitch(["a[0]"], llama("a", {"is_encoder_decoder": True}))
