@@ -22,7 +22,7 @@ _SPLITS: Final = {
     Split.TENSOR: "a whole tensor at a time",
     Split.GROUP: "a group of tensors at a time",
     Split.MODEL: "element by element, after a pass over the model",
-    Split.LAYOUT: "on names and shapes; no bytes change",
+    Split.LAYOUT: "on names and shapes; what is only moved is copied byte by byte",
 }
 
 

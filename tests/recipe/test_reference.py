@@ -60,7 +60,7 @@ Parameters:
 
 - Models: 1 or more, in the order written
 - Base: not used
-- Works on names and shapes; no bytes change
+- Works on names and shapes; what is only moved is copied byte by byte
 """
 
 COPY = """\
