@@ -92,7 +92,7 @@ def test_layers_are_pools_and_what_lies_outside_is_one():
     signature = signature_of(MetagptOp, [torch.ones(1)], torch.ones(1), [None], role=Role("mlp.up", 4))
     outside = signature_of(MetagptOp, [torch.ones(1)], torch.ones(1), [None], role=Role("embed"))
     given = {scope: MetagptOp.params(scope=scope) for scope in ("tensor", "layer", "model")}
-    assert [MetagptOp.pool(signature, p) for p in given.values()] == [None, 4, None]
+    assert [MetagptOp.pool(signature, p) for p in given.values()] == [None, ("", 4), None]
     assert MetagptOp.pool(outside, given["layer"]) is None
     assert [MetagptOp.split_of(p) for p in given.values()] == [Split.REDUCE, Split.MODEL, Split.MODEL]
 

@@ -145,7 +145,7 @@ def test_the_scope_says_what_is_pooled():
     pools = {
         scope: ModelStockOp.pool(signature, ModelStockOp.params(scope=scope)) for scope in ("layer", "model")
     }
-    assert pools == {"layer": 3, "model": None}
+    assert pools == {"layer": ("", 3), "model": None}  # the stack, the layer
     assert ModelStockOp.split_of(ModelStockOp.params()) is Split.REDUCE
     assert ModelStockOp.split_of(ModelStockOp.params(scope="layer")) is Split.MODEL
 

@@ -102,7 +102,7 @@ def test_scopes_pool_by_layer_or_not_at_all():
     spec = TensorSpec("w", (1,), "F32")
     inside, outside = (Signature("w", (spec,), spec, (), Role("mlp.up", layer), 1) for layer in (4, None))
     layer = RenormOp.params(scope="layer")
-    assert (RenormOp.pool(inside, layer), RenormOp.pool(outside, layer)) == (4, None)
+    assert (RenormOp.pool(inside, layer), RenormOp.pool(outside, layer)) == (("", 4), None)
     assert RenormOp.pool(inside, RenormOp.params(scope="model")) is None
     splits = [RenormOp.split_of(RenormOp.params(scope=scope)) for scope in ("tensor", "layer", "model")]
     assert splits == [Split.REDUCE, Split.MODEL, Split.MODEL]
