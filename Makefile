@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	$(BIN)/python recipes/zoo/evaluate.py recipes/zoo/base recipes/zoo/code recipes/zoo/prose recipes/zoo/math $(OUT)
 
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
