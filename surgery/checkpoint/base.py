@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +52,10 @@ class Checkpoint(ABC):
 
         Raises CheckpointError naming file and tensor when the file is shorter than its header says.
         """
+
+    def reader(self, name: str) -> Callable[[int, memoryview], None]:
+        """Return `read_into` of one tensor, for many reads: what does not depend on the place is done once."""
+        return partial(self.read_into, name)
 
     @abstractmethod
     def extent(self, name: str) -> Extent | None:

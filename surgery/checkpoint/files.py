@@ -51,12 +51,16 @@ class LocalFile:
 
         Raises CheckpointError naming `what` if the file ends before.
         """
-        if not buffer.nbytes:
+        size = buffer.nbytes
+        if not size:
             return
         descriptor = self._descriptor if self._descriptor is not None else self._open()
-        rest = buffer.cast("B")
         try:
-            while rest and (count := os.preadv(descriptor, [rest], offset)):
+            count = os.preadv(descriptor, (buffer,), offset)
+            if count == size:  # nearly always: this runs for every piece of every input
+                return
+            rest, offset = buffer.cast("B")[count:], offset + count
+            while count and rest and (count := os.preadv(descriptor, (rest,), offset)):
                 rest, offset = rest[count:], offset + count
         except OSError as error:
             raise CheckpointError(

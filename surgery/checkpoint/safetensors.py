@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -42,10 +43,19 @@ class SafetensorsCheckpoint(Checkpoint):
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on."""
+        self.reader(name)(start, buffer)
+
+    def reader(self, name: str) -> Callable[[int, memoryview], None]:
+        """Return `read_into` of one tensor."""
         (_, begin, end), _, file = self._stored[name]
-        if start < 0 or begin + start + buffer.nbytes > end:
-            raise ValueError(f"{name}: bytes {start} to {start + buffer.nbytes} of {end - begin}")
-        file.read_into(begin + start, buffer, f"tensor `{name}`")
+        what, read_file = f"tensor `{name}`", file.read_into
+
+        def read(start: int, buffer: memoryview) -> None:
+            if start < 0 or begin + start + buffer.nbytes > end:
+                raise ValueError(f"{name}: bytes {start} to {start + buffer.nbytes} of {end - begin}")
+            read_file(begin + start, buffer, what)
+
+        return read
 
     def prefetch(self, name: str, start: int, nbytes: int) -> None:
         """Ask the system to read a stretch ahead."""

@@ -136,18 +136,19 @@ def test_thresholds_are_found_once_for_each_density(models, monkeypatch):
 
 
 def test_sources_are_read_once(models, monkeypatch):
-    from surgery.checkpoint.safetensors import SafetensorsCheckpoint
+    from surgery.checkpoint.files import LocalFile
 
     reads: list[str] = []
-    original = SafetensorsCheckpoint.read_into
+    original = LocalFile.read_into
 
-    def counted(self, name, start, buffer):
-        reads.append(name)
-        original(self, name, start, buffer)
+    def counted(self, offset, buffer, what):
+        reads.append(what)
+        original(self, offset, buffer, what)
 
-    monkeypatch.setattr(SafetensorsCheckpoint, "read_into", counted)
+    monkeypatch.setattr(LocalFile, "read_into", counted)
     bench = Workbench(Host(), OPTIONS)
     made(bench, recipe(models))  # opens the files; what it reads is not kept yet
+    assert reads
     made(bench, recipe(models, weight=0.3))
     reads.clear()
     made(bench, recipe(models, weight=0.6))
