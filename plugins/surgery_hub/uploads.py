@@ -1,4 +1,4 @@
-"""Uploads files on a thread of its own, those that wait together, while others are still being made."""
+"""Uploads files while others are still being made: one thread hashes them, one sends those that wait together."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Uploads:
     def __init__(self, repo: str, branch: str, where: str) -> None:
         self._repo, self._branch, self._where = repo, branch, where
         self._queue: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._hashed: queue.SimpleQueue[CommitOperationAdd | None] = queue.SimpleQueue()
+        self._taken: set[str] = set()
         self._done: dict[str, CommitOperationAdd] = {}
         self._failed: CheckpointError | None = None
         self._now = ""
@@ -37,20 +39,25 @@ class Uploads:
             raise self._failed
         with self._lock:
             self._waiting += 1
+            self._taken.add(path.name)
             if self._thread is None:
+                threading.Thread(target=self._hash, name="hash", daemon=True).start()
                 self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
                 self._thread.start()
         self._queue.put(path)
 
     def finish(self, paths: list[Path]) -> list[CommitOperationAdd]:
-        """Return the operations that add `paths`; uploads those that were not taken or failed before."""
+        """Return the operations that add `paths`; takes those that were not taken, tries once more what failed."""
+        for path in paths:
+            if path.name not in self._taken:
+                self.put(path)
         self._join()
         if self._failed is not None:
             raise self._failed
         left = [path for path in paths if path.name not in self._done]
         if left:
             self._now = f"{len(left)} files"
-            self._done |= zip((path.name for path in left), self._upload(*left), strict=True)
+            self._upload([_addition(path) for path in left])
             self._now = ""
         return [self._done[path.name] for path in paths]
 
@@ -70,12 +77,23 @@ class Uploads:
         while thread is not None and thread.is_alive():
             thread.join(0.1)  # so that Ctrl-C is heard
 
-    def _run(self) -> None:
-        while not self._stopped and (paths := self._next()):
-            self._now = f"{len(paths)} files" if len(paths) > 1 else paths[0].name
-            self._sending = len(paths)
+    def _hash(self) -> None:
+        """Hash what is taken; the Hub wants to be told the hashes before the content, and sending goes on meanwhile."""
+        while (path := self._queue.get()) is not None:
             try:
-                self._done |= zip((path.name for path in paths), self._upload(*paths), strict=True)
+                self._hashed.put(_addition(path))
+            except OSError:  # told when it is tried once more at the end
+                with self._lock:
+                    self._waiting -= 1
+        self._hashed.put(None)
+
+    def _run(self) -> None:
+        while not self._stopped and (operations := self._next()):
+            names = [operation.path_in_repo for operation in operations]
+            self._now = f"{len(names)} files" if len(names) > 1 else names[0]
+            self._sending = len(names)
+            try:
+                self._upload(operations)
             except CheckpointError as error:
                 if _is_final(error):
                     self._failed = error
@@ -83,34 +101,37 @@ class Uploads:
             finally:
                 self._now = ""
                 with self._lock:
-                    self._waiting -= len(paths)
+                    self._waiting -= len(names)
 
-    def _next(self) -> list[Path]:
+    def _next(self) -> list[CommitOperationAdd]:
         """Wait for a file and return it with all that wait behind it: they share a line better than they take turns.
 
         Returns none when there will be no more.
         """
-        paths: list[Path] = []
-        while not paths or not self._queue.empty():
-            path = self._queue.get()
-            if path is None:
-                self._queue.put(None)  # for the next time
+        operations: list[CommitOperationAdd] = []
+        while not operations or not self._hashed.empty():
+            operation = self._hashed.get()
+            if operation is None:
+                self._hashed.put(None)  # for the next time
                 break
-            paths.append(path)
-        return paths
+            operations.append(operation)
+        return operations
 
-    def _upload(self, *paths: Path) -> list[CommitOperationAdd]:
-        """Send the large files among these, unless the Hub has them; return the operations that will add all."""
-        import huggingface_hub
-
-        operations = [
-            huggingface_hub.CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=str(path))
-            for path in paths
-        ]
+    def _upload(self, operations: list[CommitOperationAdd]) -> None:
+        """Send the large files among these, unless the Hub has them; keep the operations that will add all."""
         with told(self._where):
             # an operation is used again when the commit is tried again: it must keep its content
             api().preupload_lfs_files(self._repo, operations, revision=self._branch, free_memory=False)
-        return operations
+        self._done |= {operation.path_in_repo: operation for operation in operations}
+
+
+def _addition(path: Path) -> CommitOperationAdd:
+    """Return the operation that adds a file, which is read once for its hash."""
+    import huggingface_hub
+
+    operation = huggingface_hub.CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=str(path))
+    _ = operation.upload_info.sha256  # computed now, kept for when it is sent
+    return operation
 
 
 def _is_final(error: CheckpointError) -> bool:

@@ -12,13 +12,15 @@ from surgery.execute.sink import Sink, Writing
 
 BATCH_BYTES = 256 * 2**20
 BATCH_SECONDS = 1.0
+WAITED_FOR = 0.2  # seconds between commits while finished files are waited for, to be uploaded
 
 
 class Syncer:
-    """Takes finished tensors and commits them every 256 MiB or every second."""
+    """Takes finished tensors and commits them every 256 MiB or every so many seconds."""
 
-    def __init__(self, committed: Callable[[Sink, Entry], None]) -> None:
+    def __init__(self, committed: Callable[[Sink, Entry], None], seconds: float = BATCH_SECONDS) -> None:
         self._committed = committed
+        self._seconds = seconds
         self._queue: queue.SimpleQueue[Writing | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -53,7 +55,7 @@ class Syncer:
         since = time.monotonic()
         while True:
             try:
-                writing = self._queue.get(timeout=BATCH_SECONDS)
+                writing = self._queue.get(timeout=self._seconds)
             except queue.Empty:
                 writing = None
                 ended = False
@@ -62,7 +64,7 @@ class Syncer:
             if writing is not None:
                 waiting.append(writing)
                 size += writing.spec.nbytes
-            due = size >= BATCH_BYTES or time.monotonic() - since >= BATCH_SECONDS
+            due = size >= BATCH_BYTES or time.monotonic() - since >= self._seconds
             if waiting and (ended or due):
                 self._commit(waiting)
                 waiting, size, since = [], 0, time.monotonic()

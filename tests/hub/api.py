@@ -175,11 +175,14 @@ class Store(Handler):
 
     def upload(self, sha256: str) -> None:
         hasher, partial = hashlib.sha256(), self.hub.folder / f"{sha256}.{threading.get_ident()}"
+        trusting = self.hub.trusting
         with partial.open("wb") as file:
-            for data in self.blocks():
+            if trusting:
+                file.truncate(sum(map(len, self.blocks())))
+            for data in () if trusting else self.blocks():
                 hasher.update(data)
                 file.write(data)
-        if hasher.hexdigest() != sha256:
+        if not trusting and hasher.hexdigest() != sha256:
             partial.unlink()
             raise Refusal(400, message="the content is not what was announced")
         partial.rename(self.hub.large(sha256))

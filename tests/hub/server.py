@@ -3,7 +3,10 @@
 The API and the large files are served from two ports: the client follows redirects within one host while it asks
 for a file's metadata, and then misses the commit.
 
-    python tests/hub/server.py FOLDER [--rate BYTES_A_SECOND]     prints its address and serves until stdin ends
+    python tests/hub/server.py FOLDER [--rate BYTES_A_SECOND] [--trusting]
+
+prints its address and serves until stdin ends. A trusting Hub neither hashes nor keeps large files: a measurement
+against it then pays for the line, not for what a distant machine does.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ USER = User("me", frozenset({"me", "org"}))
 class LoopbackHub(Hub):
     """A Hub that serves; `requests` are all that it was asked."""
 
-    def __init__(self, folder: Path, rate: float = 0.0) -> None:
-        super().__init__(folder, users={TOKEN: USER})
+    def __init__(self, folder: Path, rate: float = 0.0, *, trusting: bool = False) -> None:
+        super().__init__(folder, users={TOKEN: USER}, trusting=trusting)
         folder.mkdir(parents=True, exist_ok=True)
         self.rate = rate  # bytes a second that the line carries, which all connections share; 0: no limit
         self._line_free_at, self._line = 0.0, threading.Lock()
@@ -94,7 +97,7 @@ class LoopbackHub(Hub):
 
 def main() -> None:
     rate = float(sys.argv[sys.argv.index("--rate") + 1]) if "--rate" in sys.argv else 0.0
-    with LoopbackHub(Path(sys.argv[1]), rate).serving() as hub:
+    with LoopbackHub(Path(sys.argv[1]), rate, trusting="--trusting" in sys.argv).serving() as hub:
         print(hub.endpoint, flush=True)
         sys.stdin.read()
 
