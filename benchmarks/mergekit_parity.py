@@ -18,6 +18,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import parity_tokens
 from environment import MERGEKIT, make_environment
 from machine import describe, pin
 from options import add_common, finish
@@ -75,7 +76,8 @@ def main() -> None:
     folder = args.work / "parity"
     shutil.rmtree(folder, ignore_errors=True)
     models(folder)
-    chosen = {name: text for name, text in DOCUMENTS.items() if not args.only or name in args.only}
+    corpus = DOCUMENTS | parity_tokens.DOCUMENTS
+    chosen = {name: text for name, text in corpus.items() if not args.only or name in args.only}
     write(folder / "documents", chosen)
     failed = mergekit(make_environment(args.work, MERGEKIT), folder)
     rows = [compare(folder, name, failed.get(name, "")) for name in chosen]
@@ -97,6 +99,27 @@ def models(folder: Path) -> None:
         save(folder / name, *near(*tiny_llama(seed=0, layers=4, tied=tied), seed))
     for name, seed in (("tied", 4), ("tied2", 5)):
         save(folder / name, *tiny_llama(seed=seed, layers=4, tied=True))
+    for name, seed in (("t5", 6), ("t5b", 7)):
+        pair(folder / name, seed)
+    parity_tokens.models(folder, save)
+
+
+def pair(folder: Path, seed: int) -> None:
+    """Make an encoder with a decoder."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": 32,
+        "d_model": 16,
+        "d_ff": 32,
+        "d_kv": 4,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+    }
+    config = T5Config(**sizes, num_layers=2, num_decoder_layers=3)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
 
 
 def near(tensors: dict, config: dict, seed: int) -> tuple[dict, dict]:
@@ -151,8 +174,11 @@ def compare(folder: Path, name: str, failed: str) -> Row:
 
 def differences(folder: Path, name: str, out: Path) -> dict[str, float]:
     """Return by how much each tensor of ours differs from mergekit's; those that it gets wrong are left out."""
+    theirs = folder / "mergekit" / name
+    if name.startswith("tokens"):
+        return parity_tokens.gaps_by_token(read(theirs), read(out), (theirs, out))
     measure = moments if name.startswith("random") else shares if name in SCORED else gaps
-    found = measure(folder / "mergekit" / name, out, folder / "base")
+    found = measure(theirs, out, folder / "base")
     return {tensor: gap for tensor, gap in found.items() if tensor not in DEFECTS.get(name, ())}
 
 

@@ -214,6 +214,26 @@ modules:
     parameters: {weight: [{filter: mlp, value: 2}]}
 parameters: {weight: 1}
 """,
+    "modules-t5": """
+merge_method: linear
+modules:
+  encoder: {models: [{model: ./t5}, {model: ./t5b}], parameters: {weight: 1}}
+  decoder: {models: [{model: ./t5, parameters: {weight: 3}}, {model: ./t5b, parameters: {weight: 1}}]}
+  shared: {models: [{model: ./t5, parameters: {weight: 1}}, {model: ./t5b, parameters: {weight: 4}}]}
+""",
+    "t5": """
+merge_method: linear
+models: [{model: ./t5, parameters: {weight: [0, 1]}}, {model: ./t5b, parameters: {weight: 1}}]
+""",
+    "raw": """
+merge_method: ties
+base_model: ./base/model.safetensors
+models:
+  - {model: ./a/model.safetensors, parameters: {weight: [0.3, 1], density: 0.5}}
+  - {model: ./b/model.safetensors, parameters: {weight: [{filter: mlp, value: 0.9}, {value: 0.4}], density: 0.7}}
+parameters: {lambda: 0.8}
+dtype: float32
+""",
     "multi": """
 name: first
 merge_method: linear

@@ -3,7 +3,7 @@
     cd MODELS; ENVIRONMENT/bin/python benchmarks/peer_parity.py DOCUMENTS OUT
 
 Each document NAME.yaml is carried out as `mergekit-yaml` does, into OUT/NAME; a file of several documents by
-`mergekit-multi`. One line of JSON a document says whether that worked.
+`mergekit-multi`, one about files by `mergekit-pytorch`. One line of JSON a document says whether that worked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def main(documents: str, out: str) -> None:
     for path in sorted(Path(documents).glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         try:
-            if "\n---\n" in text:
+            if path.stem.startswith("raw"):
+                program("mergekit-pytorch", path, Path(out) / path.stem)
+            elif "\n---\n" in text:
                 several(path, Path(out) / path.stem)
             else:
                 one(text, Path(out) / path.stem)
@@ -43,17 +45,13 @@ def one(text: str, out: Path) -> None:
 
 
 def several(path: Path, out: Path) -> None:
-    """Carry a file of several documents out by mergekit's own program for them."""
-    program = Path(sys.executable).with_name("mergekit-multi")
-    command = [
-        str(program),
-        str(path),
-        "-I",
-        str(out) + ".between",
-        "--out-path",
-        str(out),
-        "--no-copy-tokenizer",
-    ]
+    """Carry a file of several documents out."""
+    program("mergekit-multi", path, "-I", f"{out}.between", "--out-path", out, "--no-copy-tokenizer")
+
+
+def program(name: str, *words: object) -> None:
+    """Carry a document out by one of mergekit's own programs."""
+    command = [str(Path(sys.executable).with_name(name)), *(str(word) for word in words)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "failed")

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
         ResourceError,
         SurgeryError,
     )
-    from surgery.layout import Call, Layout, Stack, Take
+    from surgery.layout import Call, Layout, Reading, Stack, Take
     from surgery.ops import (
         BASE,
         Chunk,
+        Companion,
         Description,
         Group,
         Made,
@@ -66,10 +67,11 @@ _HOMES = {
         "ResourceError",
         "SurgeryError",
     ),
-    "surgery.layout": ("Call", "Layout", "Stack", "Take"),
+    "surgery.layout": ("Call", "Layout", "Reading", "Stack", "Take"),
     "surgery.ops": (
         "BASE",
         "Chunk",
+        "Companion",
         "Description",
         "Group",
         "Made",
@@ -105,6 +107,7 @@ __all__ = [
     "Call",
     "CheckpointError",
     "Chunk",
+    "Companion",
     "Description",
     "Evaluator",
     "Gene",
@@ -118,6 +121,7 @@ __all__ = [
     "Part",
     "PlanError",
     "PluginError",
+    "Reading",
     "RecipeError",
     "Reduce",
     "Resident",

@@ -124,8 +124,11 @@ def calibrator(plan: Plan) -> Calibrate | None:
 
     Raises PlanError when a model cannot be run on the calibration text.
     """
-    if not any(step.op.needs for step in plan.steps.values()):
+    from surgery.plan.calibration import calibrations_of
+
+    if not calibrations_of(tensor.node for output in plan.outputs for tensor in output.tensors):
         return None
+
     from surgery.calibrate.runner import Calibrator
 
     return Calibrator(plan)

@@ -76,6 +76,9 @@ class Host:
         self._trials: dict[tuple[str, str], tuple[Any, Plugin]] = {}  # samplers and evaluators
         self.families = _discover(FAMILIES, self._disabled)
         self.always = _discover(ALWAYS, self._disabled)
+        # a plugin may be both, but two may not share a name
+        for name in self.families.keys() & self.always.keys():
+            _refuse_another(self.families[name], self.always[name])
         self.files: dict[str, Plugin] = {}
         for file in files:
             self._load_file(file)
@@ -372,14 +375,18 @@ def _discover(group: str, disabled: set[str]) -> dict[str, Plugin]:
         plugin = Plugin(entry.name, origin, version, entry=entry, always=group == ALWAYS)
         if entry.name in disabled:
             continue
-        known = found.get(entry.name)
-        if known is not None and known.entry is not None and known.entry.value != entry.value:
-            raise PluginError(
-                f"two plugins are called `{entry.name}`: {known} and {plugin}; "
-                f"uninstall one or set {DISABLED}={entry.name}"
-            )
+        _refuse_another(found.get(entry.name), plugin)
         found[entry.name] = plugin
     return found
+
+
+def _refuse_another(known: Plugin | None, plugin: Plugin) -> None:
+    """Refuse a second plugin of a name that is taken."""
+    if known and known.entry and plugin.entry and known.entry.value != plugin.entry.value:
+        raise PluginError(
+            f"two plugins are called `{plugin.name}`: {known} and {plugin}; "
+            f"uninstall one or set {DISABLED}={plugin.name}"
+        )
 
 
 def owner_of(name: str) -> str | None:

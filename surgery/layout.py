@@ -2,7 +2,7 @@
 
     Take     a tensor of a model, or some of its rows         Layout   output name -> one of these, config, files
     Stack    rows of several of these, in any order
-    Call     an op on several of these
+    Call     an op on several of these; it may look at what a model makes of prompts (`Reading`)
 
 All of it is said while planning, from names and specs; nothing is read and nothing moves. Rows that a `Stack` takes
 from files are copied as bytes where the dtypes allow it, and streamed either way.
@@ -62,16 +62,31 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A model that reads prompts, and the layer before which it is looked at: 0 for the embeddings.
+
+    Each prompt is token ids, and is read by itself. The model is a causal language model whose blocks run one after
+    another; it runs in float32, a block at a time, once for all calls that have the same prompts.
+    """
+
+    model: str
+    layer: int
+    prompts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """What an op makes of some parts, as if they were one tensor of several models.
 
     The op needs no registration. It is an ELEMENT, ROW or REDUCE op on parts of one shape, or a TENSOR op on any.
-    Without `params` they are its defaults.
+    Without `params` they are its defaults. An op that `needs` hidden states (`Need.LAST`, `Need.MEAN`) finds those
+    of `reading` in `x.statistics`, a row for each prompt.
     """
 
     op: Op
     parts: Sequence[Piece]
     params: Params | None = None
+    reading: Reading | None = None
 
 
 Piece = Take | Stack | Call

@@ -33,15 +33,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from surgery.errors import PluginError
-
-# What layout ops say has a module of its own and is part of the contract: named again so that it is found here too.
+# What layout ops say, and what stands beside models, have modules of their own and are part of the contract: named
+# again so that they are found here too.
 # ruff: noqa: PLC0414
+from surgery.companion import Beside as Beside
+from surgery.companion import Companion as Companion
+from surgery.errors import PluginError
 from surgery.layout import Call as Call
 from surgery.layout import File as File
 from surgery.layout import Layout as Layout
 from surgery.layout import ModelView as ModelView
 from surgery.layout import Piece as Piece
+from surgery.layout import Reading as Reading
 from surgery.layout import Stack as Stack
 from surgery.layout import Take as Take
 from surgery.tensors import Role, TensorInfo, TensorSpec, promote
@@ -92,10 +95,16 @@ class Scan(StrEnum):
 
 
 class Need(StrEnum):
-    """Statistics of the inputs that a Linear sees on calibration text, summed over all tokens in float64."""
+    """Statistics of the inputs that a Linear sees on calibration text, summed over all tokens in float64.
+
+    The last two are for ops that layouts call with a `Reading`: hidden states before a layer, [prompts, hidden].
+    """
 
     SQUARES = "squares"  # the sum of squares of every input feature, [in]
     TOKENS = "tokens"  # how many tokens it saw, [1]
+    GRAM = "gram"  # XᵀX of the inputs X [tokens, in]: [in, in], symmetric; large, so that few ops should ask for it
+    LAST = "last"  # of the last token of each prompt
+    MEAN = "mean"  # the mean over the tokens of each prompt
 
 
 class Params(BaseModel):
@@ -121,6 +130,8 @@ class Signature:
     role: Role
     numel: int  # elements of the tensor; of all that a MODEL op gathers from together
     places: tuple[int, ...] = ()  # where each of `models` stands among the step's; empty: all have the tensor
+    # what stands beside each of `models`, by name
+    companions: Beside[TensorSpec] = field(default_factory=dict, hash=False)
 
     def place(self, index: int) -> int:
         """Return where `models[index]` stands among the step's models, those that lack the tensor counted too."""
@@ -178,6 +189,7 @@ class Chunk(Protocol):
     base: Tensor | None
     start: int  # index in the tensor of the first element seen
     statistics: Mapping[str, Tensor]  # what the op needs, by `Need`
+    companions: Beside[Tensor]  # what stands beside each of `models`, by name; None where there is nothing
 
     @property
     def out(self) -> Tensor:
@@ -282,6 +294,7 @@ class Op:
     emits: Callable[[Signature, Any], Sequence[Part]] | None = None
     describe: Callable[[Made, Any], Description] | None = None
     needs: tuple[Need, ...] = ()
+    companions: Mapping[str, Companion] = field(default_factory=dict)
     cite: str = ""
     version: int = 1
     module: str = ""
@@ -342,6 +355,7 @@ def op(
     emits: Callable[[Signature, Any], Sequence[Part]] | None = None,
     describe: Callable[[Made, Any], Description] | None = None,
     needs: Sequence[Need] = (),
+    companions: Mapping[str, Companion] | None = None,
     cite: str = "",
     version: int = 1,
 ) -> Decorator:
@@ -374,6 +388,8 @@ def op(
                 whose `apply` sees whole rows, or a TENSOR op
     describe    (what was made, params) -> config.json and file names, where they are not the input's
     needs       statistics of activations that it looks at; the recipe's `calibration:` says on which text
+    companions  tensors that it wants beside each model's, by the parameter of `each` that names the checkpoint or step
+                which holds them; of the tensor's own shape where the work is cut
     cite        where the method comes from
     version     raise it when the numbers change, so that old journals are not trusted
     """
@@ -386,6 +402,7 @@ def op(
         fixed = split if isinstance(split, Split) else None
         if shapes == "any" and not {*splits, fixed or default} <= {Split.TENSOR, Split.GROUP}:
             raise PluginError(f"op `{name}`: `shapes` may be any for TENSOR and GROUP ops only; leave it out")
+        _require_named(name, companions or {}, each, {*splits, fixed or default})
         return Op(
             name=name,
             summary=_summary(name, target),
@@ -415,6 +432,7 @@ def op(
             emits=emits,
             describe=describe,
             needs=tuple(needs),
+            companions=dict(companions or {}),
             cite=cite,
             version=version,
             module=getattr(target, "__module__", ""),
@@ -448,6 +466,19 @@ def _implementation(name: str, target: Any) -> tuple[Any, Split]:
     if issubclass(target, Group):
         return target(), Split.GROUP
     raise PluginError(f"op `{name}`: a class must derive from Reduce or Group, got {target.__name__}")
+
+
+def _require_named(
+    name: str, companions: Mapping[str, Companion], each: type[Params] | None, splits: set[Split]
+) -> None:
+    """Refuse companions that no recipe could name, or that no call would see."""
+    known = each.model_fields if each else {}
+    for companion in companions:
+        if companion not in known:
+            what = f"companion `{companion}` is no parameter of `each`, where a recipe names what holds it"
+            raise PluginError(f"op `{name}`: {what}; declare `{companion}: str`")
+    if companions and splits & {Split.GROUP, Split.LAYOUT}:
+        raise PluginError(f"op `{name}`: an op on groups or layouts has no companions; leave them out")
 
 
 def _summary(name: str, target: Any) -> str:

@@ -73,8 +73,8 @@ class Sampler(ABC):
         """Get ready to propose values of `genes`. Raises SurgeryError for genes that it cannot vary."""
 
     @abstractmethod
-    def ask(self) -> Sequence[Value]:
-        """Return a value for every gene, in their order."""
+    def ask(self) -> Sequence[Value] | None:
+        """Return a value for every gene, in their order; None when there is nothing left to propose."""
 
     @abstractmethod
     def tell(self, values: Sequence[Value], score: float) -> None:

@@ -327,3 +327,14 @@ def test_every_hook_is_documented_and_has_a_test():
     for hook in hooks:
         assert f"`{hook}`" in page, f"docs/writing-plugins.md does not mention {hook}"
         assert f"def {hook}" in tests, f"no test implements {hook}"
+
+
+def test_a_plugin_may_be_a_family_and_asked_in_every_run_but_two_may_not_share_the_name(installed):
+    installed("one", GOOD.format(family="one"), module="surgery_test_both")
+    installed("one", GOOD.format(family="one"), hosts.ALWAYS, module="surgery_test_both")
+    host = Host()
+    assert host.op("one.same") is host.load(host.always["one"]).ops[0]
+    installed("two", GOOD.format(family="two"))
+    installed("two", GOOD.format(family="two"), hosts.ALWAYS)
+    with pytest.raises(PluginError, match="two plugins are called `two`"):
+        Host()

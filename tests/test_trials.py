@@ -129,6 +129,7 @@ def test_declarations_that_make_no_sense_are_refused():
 def test_a_package_lists_what_its_modules_declare():
     assert [kind.name for kind in surgery.samplers_in("surgery_evolve")] == [
         "evolve.cmaes",
+        "evolve.greedy",
         "evolve.random",
         "evolve.tpe",
     ]

@@ -8,13 +8,12 @@ ties       as magnitude, of the entries whose sign is that of their sum
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from surgery_adapter._core import EPSILON
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Numbers are those of float32 files: directions below this share of the largest are rounding.
-_EPSILON: Final = 2.0**-23
 
 
 def linear(cores: Sequence[Tensor], weights: Sequence[float], *, normalize: bool) -> Tensor:
@@ -66,9 +65,9 @@ def tsvm(cores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 
     from surgery.math.polar import numerical_svd, polar
 
-    found = [numerical_svd(M * w, _EPSILON) for M, w in zip(cores, weights, strict=True)]
+    found = [numerical_svd(M * w, EPSILON) for M, w in zip(cores, weights, strict=True)]
     left, right = torch.cat([U for U, _, _ in found], 1), torch.cat([Vh for _, _, Vh in found])
-    return (polar(left, _EPSILON) * torch.cat([S for _, S, _ in found])) @ polar(right, _EPSILON)
+    return (polar(left, EPSILON) * torch.cat([S for _, S, _ in found])) @ polar(right, EPSILON)
 
 
 def iso(cores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -78,5 +77,5 @@ def iso(cores: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """
     from surgery.math.polar import numerical_svd
 
-    U, S, Vh = numerical_svd(linear(cores, weights, normalize=False), _EPSILON)
+    U, S, Vh = numerical_svd(linear(cores, weights, normalize=False), EPSILON)
     return (U @ Vh) * (float(S.mean()) if len(S) else 0.0)

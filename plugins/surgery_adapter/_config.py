@@ -5,34 +5,56 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from surgery.checkpoint.origin import base_name
 from surgery.errors import Finding, PlanError
 from surgery.ops import Description, Made, Signature
 from surgery_adapter._kinds import PREFIX
 from surgery_adapter._pairs import Side, module_of, rank_in, side_of
 
+_TASKS: Final = {
+    "ForCausalLM": "CAUSAL_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+
 Ranks = Callable[[Signature, Any], int]
 
 
-def scales_of_one(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Return the part of a config that gives every module its rank and the scale 1."""
+def scales(ranks: Mapping[str, int], scale: float = 1) -> dict[str, Any]:
+    """Return the part of a config that gives every module its rank, and all of them one scale alpha/rank."""
     common = Counter(ranks.values()).most_common(1)[0][0]
     others = {re.escape(module): rank for module, rank in sorted(ranks.items()) if rank != common}
     return {
         "r": common,
-        "lora_alpha": common,
+        "lora_alpha": scale * common,
         "rank_pattern": others,
-        "alpha_pattern": others,  # with `rank_pattern` alone the scale would be alpha/rank instead of 1
+        # with `rank_pattern` alone the scale would be lora_alpha/rank
+        "alpha_pattern": {module: scale * rank for module, rank in others.items()},
         "use_rslora": False,
         "target_modules": sorted(ranks),
     }
 
 
-def base_name(source: str) -> str:
-    """Return a base's name as it may be published: a path by its last part only."""
-    return Path(source).name if source.startswith((".", "/", "~")) else source
+def fresh_config(
+    ranks: Mapping[str, int], base: str | None, model: Mapping[str, Any], scale: float = 1
+) -> dict[str, Any]:
+    """Return the config of a plain LoRA of a base called `base`, whose own config is `model`."""
+    return {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "task_type": _task(model),
+        "use_dora": False,
+        **scales(ranks, scale),
+    }
 
 
 def described(made: Made, p: Any, rank_of: Ranks, *, pairs: bool = True) -> Description:
@@ -46,7 +68,7 @@ def described(made: Made, p: Any, rank_of: Ranks, *, pairs: bool = True) -> Desc
     modules = {module_of(name).removeprefix(PREFIX): rank for name, rank in ranks.items()}
     config = {
         **made.config,
-        **(scales_of_one(modules) if modules else {}),  # none: every factor has a finding of its own
+        **(scales(modules) if modules else {}),  # none: every factor has a finding of its own
         "base_model_name_or_path": base_name(base) if isinstance(base, str) else base,
         "inference_mode": True,
         "init_lora_weights": True,
@@ -69,3 +91,8 @@ def _torn(made: Made) -> list[str]:
         if sides[Side.A].each != sides[Side.B].each:
             return [f"factors of {module} have different parameters; let selectors name whole modules"]
     return []
+
+
+def _task(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures") or [""]
+    return next((task for end, task in _TASKS.items() if str(names[0]).endswith(end)), None)

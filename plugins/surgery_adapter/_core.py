@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from surgery_adapter._factors import factors
+from surgery_adapter._factors import factors, filled
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# Numbers are those of float32 files: directions below this share of the largest are rounding.
+EPSILON: Final = 2.0**-23
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,17 +49,35 @@ def balanced(core: Tensor, U: Tensor, V: Tensor, rank: int) -> tuple[Tensor, Ten
 
     left, S, right = svd_exact(core)
     root = S[:rank].sqrt()
-    return _filled((root[:, None] * right[:rank]) @ V.T, (U @ left[:, :rank]) * root, rank)
+    return filled((root[:, None] * right[:rank]) @ V.T, (U @ left[:, :rank]) * root, rank)
+
+
+def knots_of(As: Sequence[Tensor], Bs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return U [out, k] of [ΔW_1 … ΔW_T] = U·[Z_1 … Z_T], and the Z_t [k, in]: singular values times right vectors.
+
+    Stoica et al. 2024, KnOTS, arXiv:2410.19735. Singular values below max(R,C)·ε of the largest are left out, ε that of
+    float32 files; no ΔW_t is made.
+    """
+    import torch
+
+    from surgery.math.polar import numerical_svd
+
+    As, Bs = [A.double() for A in As], [B.double() for B in Bs]
+    Q = torch.linalg.qr(torch.cat(Bs, 1)).Q
+    parts = [(Q.T @ B) @ A for A, B in zip(As, Bs, strict=True)]
+    P, _, _ = numerical_svd(torch.cat(parts, 1), EPSILON)
+    return Q @ P, [P.T @ part for part in parts]
+
+
+def balanced_rows(rows: Tensor, U: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the factors of U·rows, `rows` [k, in], cut as `balanced` cuts them."""
+    import torch
+
+    V, R = torch.linalg.qr(rows.T)
+    return balanced(R.T, U, V, rank)
 
 
 def cut(whole: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return A [rank, in] and B [out, rank] of a whole change [out, in], cut as `balanced` cuts it."""
     A, B = factors(whole, min(rank, *whole.shape), "adapter.merge")
-    return _filled(A, B, rank)
-
-
-def _filled(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    import torch
-
-    short = rank - len(A)
-    return torch.nn.functional.pad(A, (0, 0, 0, short)), torch.nn.functional.pad(B, (0, short))
+    return filled(A, B, rank)

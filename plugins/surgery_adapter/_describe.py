@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING
 
+from surgery.checkpoint.origin import base_name
 from surgery.errors import Finding, PlanError
 from surgery.ops import Description, Made
 from surgery.targets import CONV1D
-from surgery_adapter._config import base_name, scales_of_one
+from surgery_adapter._config import fresh_config
 from surgery_adapter._kinds import Extract, Kind, kind_of, module_of, rank_of
 
-_TASKS: Final = {
-    "ForCausalLM": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
+if TYPE_CHECKING:
+    from surgery_adapter.init import Init
 
 
-def describe(made: Made, p: Extract) -> Description:
+def describe(made: Made, p: Extract | Init, scale: float = 1) -> Description:
     """Return the adapter's config and file names. Raises PlanError for what peft would not load."""
     kinds = {name: kind_of(signature, p) for name, signature in made.changed.items()}
     ranks = {
@@ -31,23 +28,18 @@ def describe(made: Made, p: Extract) -> Description:
     problems = [*_problems(made, p, kinds, ranks), *_suffixes(made, saved)]
     if problems:
         raise PlanError([Finding(problem) for problem in problems])
-    config: dict[str, Any] = {
-        "base_model_name_or_path": p.base_model or base_name(made.source),
+    config = fresh_config(ranks, p.base_model or base_name(made.source), made.config, scale)
+    config |= {
         "bias": "lora_only" if Kind.BIAS in kinds.values() else "none",
         "fan_in_fan_out": p.fan_in_fan_out,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_dropout": 0.0,
         "modules_to_save": saved or None,
-        "peft_type": "LORA",
-        "task_type": _task(made.config),
-        "use_dora": False,
-        **scales_of_one(ranks),
     }
     return Description(config, config_file="adapter_config.json", stem="adapter_model", sidecars=False)
 
 
-def _problems(made: Made, p: Extract, kinds: Mapping[str, Kind], ranks: Mapping[str, int]) -> list[str]:
+def _problems(
+    made: Made, p: Extract | Init, kinds: Mapping[str, Kind], ranks: Mapping[str, int]
+) -> list[str]:
     problems = []
     if not ranks:
         problems.append("gives factors to nothing: no matrix is left; see `targets` and `where`")
@@ -75,8 +67,3 @@ def _suffixes(made: Made, saved: list[str]) -> list[str]:
         for module in saved
         for other in sorted(other for other in modules if other.endswith(module))[:1]
     ]
-
-
-def _task(config: Mapping[str, Any]) -> str | None:
-    names = config.get("architectures") or [""]
-    return next((task for end, task in _TASKS.items() if str(names[0]).endswith(end)), None)

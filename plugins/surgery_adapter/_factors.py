@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from surgery.math.ranks import EXACT_UP_TO, exact_bytes, randomized_bytes
+
+# Sums of squares are compared up to this share: 13/14 of 14 is 13, though floats say a little more.
+_SLACK: Final = 1e-12
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def factors(delta: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
+def factors(delta: Tensor, rank: int, name: str, energy: float | None = None) -> tuple[Tensor, Tensor]:
     """Return A [rank, in] and B [out, rank] in float32, whose product is the nearest to `delta` [out, in] of its rank.
 
     Decomposed in float64, up to 1,024 rows or columns exactly, beyond by the randomized method, whose test matrix
     depends on `name` and the shape alone. The root of the singular values goes to both sides, so that neither
-    overflows where the other underflows. A change of zero gives zeros.
+    overflows where the other underflows. A change of zero gives zeros. With `energy` only as many directions are kept
+    as have that share of Σσ² together, and zeros stand in the place of the others.
     """
     import torch
 
@@ -26,9 +30,20 @@ def factors(delta: Tensor, rank: int, name: str) -> tuple[Tensor, Tensor]:
         U, S, Vh = svd_exact(delta)
     else:
         U, S, Vh = svd_randomized(delta, rank, sketch_draws(name, shape, rank, delta.device))
-    root = S[:rank].sqrt()
+    S = S[:rank].clone()
+    if energy is not None:
+        S[_needed(S, delta, energy) :] = 0
+    root = S.sqrt()
     A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
     return A.to(torch.float32), B.to(torch.float32)
+
+
+def _needed(S: Tensor, delta: Tensor, energy: float) -> int:
+    """Return how many of the largest singular values have a share of the sum of squares of all, which is ‖ΔW‖²."""
+    import torch
+
+    wanted = energy * float(delta.double().square().sum()) * (1 - _SLACK)
+    return int(torch.searchsorted(S.square().cumsum(0), wanted)) + 1 if wanted > 0 else 0
 
 
 def factor_bytes(shape: tuple[int, int], rank: int) -> int:
@@ -36,6 +51,14 @@ def factor_bytes(shape: tuple[int, int], rank: int) -> int:
     rows, columns = shape
     found = exact_bytes(shape) if _exact(shape) else randomized_bytes(shape, rank)
     return 8 * rows * columns + found + 12 * rank * (rows + columns)
+
+
+def filled(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return factors of a larger rank: what they lack is zeros, which change no product."""
+    import torch
+
+    short = rank - len(A)
+    return torch.nn.functional.pad(A, (0, 0, 0, short)), torch.nn.functional.pad(B, (0, short))
 
 
 def _exact(shape: tuple[int, int]) -> bool:

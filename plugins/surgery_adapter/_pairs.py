@@ -6,6 +6,7 @@ are [r, in, kernel…] and [out, r, 1…] and are seen as matrices.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from enum import Enum
@@ -77,6 +78,8 @@ def sized(signature: Signature, rank: int, p: Stored) -> TensorSpec:
 def check(signature: Signature, p: Params) -> str | None:
     """Return what is wrong with a factor: that it is none, or that models differ in more than the rank."""
     side = side_of(signature.name)
+    if signature.name.endswith((".lora_down.weight", ".lora_up.weight")):
+        return "is named as kohya's scripts do; convert the adapter first with `adapter.convert`"
     if side is None:
         return "is no factor of a product; leave it out with `where:`"
     outer = {
@@ -86,6 +89,17 @@ def check(signature: Signature, p: Params) -> str | None:
         shapes = " and ".join(str(spec.shape) for spec in signature.models)
         return f"the adapters differ in more than the rank, got {shapes}; take adapters of one model"
     return None
+
+
+def core_bytes(signature: Signature) -> int:
+    """Return one factor's share of the temporaries of its pair in a common core: bases and cores, in float64."""
+    ranks = sum(rank_in(spec) for spec in signature.models)
+    return 8 * ranks * (4 * longest(signature) + (len(signature.models) + 6) * ranks)
+
+
+def longest(signature: Signature) -> int:
+    """Return the length of a factor's rank-one parts, the largest of the models'."""
+    return max(math.prod(spec.shape) // rank_in(spec) for spec in signature.models)
 
 
 class Pairs(Group):
@@ -100,14 +114,18 @@ class Pairs(Group):
         sides = {side_of(name): (name, x) for name, x in members.items()}
         (a_name, a), (b_name, b) = sides[Side.A], sides[Side.B]
         As, Bs = [m.flatten(1) for m in a.models], [m.flatten(1) for m in b.models]
-        weights = [float(each.weight) for each in b.signature.each if isinstance(each, Weighted)]
-        A, B = self.combine(As, Bs, weights or [1.0] * len(As), params)
+        A, B = self.combine(As, Bs, self.weights(b.signature, params), params)
         shape_a, shape_b = a.models[0].shape[1:], b.models[0].shape[2:]
         dtype = a.models[0].dtype
         return {
             a_name: A.to(dtype).reshape(-1, *shape_a),
             b_name: B.to(dtype).reshape(len(B), -1, *shape_b),
         }
+
+    def weights(self, signature: Signature, params: Any) -> Sequence[float]:
+        """Return what each adapter's change is multiplied by."""
+        weights = [float(each.weight) for each in signature.each if isinstance(each, Weighted)]
+        return weights or [1.0] * len(signature.models)
 
     @abstractmethod
     def combine(

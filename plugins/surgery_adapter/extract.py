@@ -6,18 +6,23 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, Part, Signature, Space, Split, op
-from surgery.tensors import STORED_FLOATS, TensorSpec
 from surgery_adapter._describe import describe
 from surgery_adapter._factors import factor_bytes, factors
-from surgery_adapter._kinds import PREFIX, Extract, Kind, kind_of, module_of, rank_of, transposed
+from surgery_adapter._kinds import (
+    PREFIX,
+    Extract,
+    Kind,
+    has_factors,
+    kind_of,
+    module_of,
+    pair,
+    pair_shape,
+    rank_of,
+    transposed,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_NAMES = {
-    Kind.LINEAR: ("lora_A.weight", "lora_B.weight"),
-    Kind.EMBEDDING: ("lora_embedding_A", "lora_embedding_B"),
-}
 
 
 def parts(signature: Signature, p: Extract) -> Sequence[Part]:
@@ -28,19 +33,7 @@ def parts(signature: Signature, p: Extract) -> Sequence[Part]:
         return [Part(model.with_(name=f"{module}.base_layer.bias"))]
     if kind is Kind.WHOLE:
         return [Part(model.with_(name=PREFIX + signature.name))]
-    rank, dtype = rank_of(signature, p), STORED_FLOATS[p.dtype]
-    out, into = _shape(signature, p)
-    a, b = _NAMES[kind]
-    return [
-        Part(TensorSpec(f"{module}.{a}", (rank, into), dtype), rows=0),
-        Part(TensorSpec(f"{module}.{b}", (out, rank), dtype), rows=0),
-    ]
-
-
-def _shape(signature: Signature, p: Extract) -> tuple[int, int]:
-    """Return the shape of B·A."""
-    rows, columns = signature.first.shape
-    return (columns, rows) if transposed(signature, p) else (rows, columns)
+    return [Part(spec, rows=0) for spec in pair(signature, p)]
 
 
 def _left_out(signature: Signature, p: Extract) -> int | None:
@@ -55,9 +48,9 @@ def _check(signature: Signature, p: Extract) -> str | None:
 
 
 def _workspace(signature: Signature, p: Extract) -> int:
-    if kind_of(signature, p) not in _NAMES:
+    if not has_factors(signature, p):
         return 0
-    return factor_bytes(_shape(signature, p), rank_of(signature, p))
+    return factor_bytes(pair_shape(signature, p), rank_of(signature, p))
 
 
 @op(
@@ -83,8 +76,10 @@ def extract(x: Chunk, p: Extract) -> Mapping[str, Tensor]:
 
     The change is W - base in float32, decomposed in float64; the error is the root of the dropped Σσ², to which
     rounding the factors adds 2⁻²³ of the change in float32, 2⁻⁸ in bfloat16. The scale is 1 (`lora_alpha` equals the
-    rank, in patterns where ranks differ). The result is a folder that peft loads: adapter_model.safetensors and
-    adapter_config.json.
+    rank, in patterns where ranks differ). With `energy` each change gets only as many directions as have that share of
+    its sum of squares; sizes are fixed before a weight is read, so that zeros fill the rest of `rank`.
+
+    The result is a folder that peft loads: adapter_model.safetensors and adapter_config.json.
     """
     first, *second = parts(x.signature, p)
     if not second:
@@ -93,5 +88,5 @@ def extract(x: Chunk, p: Extract) -> Mapping[str, Tensor]:
     delta = x.models[0] - x.base
     if transposed(x.signature, p):
         delta = delta.T
-    A, B = factors(delta, rank_of(x.signature, p), x.signature.name)
+    A, B = factors(delta, rank_of(x.signature, p), x.signature.name, p.energy)
     return {first.spec.name: A.to(delta.dtype), second[0].spec.name: B.to(delta.dtype)}

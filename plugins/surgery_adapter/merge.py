@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -12,7 +11,7 @@ from pydantic import Field
 from surgery.ops import Signature, Space, Split, op
 from surgery.tensors import TensorSpec
 from surgery_adapter._config import described
-from surgery_adapter._pairs import Pairs, Rank, Stored, Weighted, check, rank_in, sized
+from surgery_adapter._pairs import Pairs, Rank, Stored, Weighted, check, core_bytes, longest, rank_in, sized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +30,8 @@ class Merge(Stored):
     method: Method = "linear"
     """How the changes become one."""
 
-    space: Literal["core", "dense"] = "core"
-    """`core`: in a basis of all adapters' columns and rows; `dense`: as whole matrices, which is slower."""
+    space: Literal["core", "knots", "dense"] = "core"
+    """`core`: in a basis of all adapters' columns and rows; `knots`: of their columns; `dense`: as whole matrices."""
 
     rank: Rank | None = None
     """Rank of the result; by default the largest of the adapters'."""
@@ -67,10 +66,10 @@ def _workspace(signature: Signature, p: Merge) -> int:
 
     Of a whole change [out, in] a factor knows one side; out·in <= (out² + in²)/2, half of it by each.
     """
-    ranks = sum(rank_in(spec) for spec in signature.models)
-    long = max(math.prod(spec.shape) // rank_in(spec) for spec in signature.models)
-    core = 8 * ranks * (4 * long + (len(signature.models) + 6) * ranks)
-    return core + (0 if p.space == "core" else 4 * long * long * (len(signature.models) + 10))
+    core, long, count = core_bytes(signature), longest(signature), len(signature.models)
+    if p.space == "knots":
+        return core + 8 * sum(rank_in(spec) for spec in signature.models) * long * (10 * count + 4)
+    return core + (0 if p.space == "core" else 4 * long * long * (count + 10))
 
 
 def merged(matrices: Sequence[Tensor], weights: Sequence[float], p: Any) -> Tensor:
@@ -104,6 +103,7 @@ def merged(matrices: Sequence[Tensor], weights: Sequence[float], p: Any) -> Tens
     workspace=_workspace,
     cite=(
         "Panariello et al. 2025, Accurate and Efficient Low-Rank Model Merging in Core Space, arXiv:2509.17786; "
+        "Stoica et al. 2024, Model merging with SVD to tie the Knots, arXiv:2410.19735; "
         "Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models, arXiv:2306.01708"
     ),
 )
@@ -112,18 +112,22 @@ class MergeOp(Pairs):
 
     The changes are written as small matrices in a common basis: U·M_t·Vᵀ. `linear`, `tsvm` and `iso` give what they
     give on whole changes; `magnitude` and `ties` look at single entries, which depend on the basis: with `space: dense`
-    they see those of the changes themselves. The result is cut to `rank` by its singular values. In float64.
+    they see those of the changes themselves, with `space: knots` those of Σ·V_tᵀ in [ΔW_1 … ΔW_T] = U·Σ·[V_1ᵀ … V_Tᵀ].
+    The result is cut to `rank` by its singular values. In float64.
     """
 
     def combine(
         self, As: Sequence[Tensor], Bs: Sequence[Tensor], weights: Sequence[float], params: Merge
     ) -> tuple[Tensor, Tensor]:
         """Return the merged factors."""
-        from surgery_adapter._core import balanced, core_of, cut
+        from surgery_adapter._core import balanced, balanced_rows, core_of, cut, knots_of
 
         rank = params.rank or max(len(A) for A in As)
         if params.space == "core":
             found = core_of(As, Bs)
             return balanced(merged(found.cores, weights, params), found.U, found.V, rank)
+        if params.space == "knots":
+            U, parts = knots_of(As, Bs)
+            return balanced_rows(merged(parts, weights, params), U, rank)
         whole = merged([B.double() @ A.double() for A, B in zip(As, Bs, strict=True)], weights, params)
         return cut(whole, rank)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from surgery.ops import Signature, Space, Split, op
 from surgery.tensors import TensorSpec
 from surgery_adapter._config import described
-from surgery_adapter._pairs import Pairs, Rank, Stored, check, rank_in, sized
+from surgery_adapter._pairs import Pairs, Rank, Stored, check, core_bytes, rank_in, sized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,10 @@ def _same(signature: Signature, p: Rerank) -> int | None:
     return 0 if p.rank >= rank_in(signature.first) else None
 
 
+def _workspace(signature: Signature, p: Rerank) -> int:
+    return core_bytes(signature)
+
+
 @op(
     "adapter.rerank",
     split=Split.GROUP,
@@ -46,6 +50,7 @@ def _same(signature: Signature, p: Rerank) -> int | None:
     simplify=_same,
     check=check,
     describe=partial(described, rank_of=_rank),
+    workspace=_workspace,
     cite="Eckart, Young 1936, The approximation of one matrix by another of lower rank",
 )
 class RerankOp(Pairs):

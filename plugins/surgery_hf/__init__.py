@@ -18,6 +18,7 @@ def surgery_register_architectures() -> list[Architecture]:
 @hookimpl
 def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
     """Return a view of a quantized checkpoint in float32, of a LoRA adapter with its scales applied; else None."""
+    from surgery_hf.kohya import is_kohya, kohya_factors
     from surgery_hf.peft_factors import adapter_folder, factors_of
     from surgery_hf.quantized.claims import is_quantized
 
@@ -25,6 +26,8 @@ def surgery_decode_checkpoint(checkpoint: Checkpoint) -> Checkpoint | None:
         from surgery_hf.quantized.decode import decoded
 
         return decoded(checkpoint)
+    if is_kohya(checkpoint):
+        return kohya_factors(checkpoint)
     folder = adapter_folder(checkpoint)
     return factors_of(checkpoint, folder) if folder else None
 

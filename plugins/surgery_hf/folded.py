@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
-from surgery.tensors import DTYPES, TensorSpec, nbytes, promote
+from surgery.tensors import DTYPES, TensorSpec, promote
 from surgery_hf.peft_edits import Edit
 from surgery_hf.peft_formula import Formula, Held
 
@@ -145,33 +145,28 @@ class FoldedCheckpoint(Checkpoint):
         update = self._edits.get(spec.name, Edit()).update
         dtype = where.tensors[source].dtype
         if update is not None:
-            dtype = promote([dtype, "F32", *(self._adapter.tensors[part].dtype for part in update.parts())])
+            others = (self._adapter.tensors[part].dtype for part in update.parts())
+            dtype = promote([dtype, "F32", *(other for other in others if DTYPES[other].arithmetic)])
         return spec.with_(dtype=dtype)
 
     def _fold(self, name: str, update: Formula, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from the blocks of rows that its bytes lie in."""
+        from surgery.math.stretch import fill_from_blocks
+
         spec = self.tensors[name]
-        stop, out = start + buffer.nbytes, buffer.cast("B") if buffer.nbytes else buffer
-        if start < 0 or stop > spec.nbytes:
-            raise ValueError(f"{name}: bytes {start} to {stop} of {spec.nbytes}")
-        if stop == start:
+        if not buffer.nbytes:
             return
-        held = self._held(name, update)
-        rows = max(1, BLOCK // spec.row)
-        width = nbytes(rows * spec.row, spec.dtype)
-        for at in range(start // width * width, stop, width):
-            block = memoryview(self._block(name, update, held, at // width * rows, rows))
-            low, high = max(start, at), min(stop, at + block.nbytes)
-            out[low - start : high - start] = block[low - at : high - at]
+        held, rows = self._held(name, update), max(1, BLOCK // spec.row)
+        fill_from_blocks(
+            spec, rows, start, buffer, lambda first: self._block(name, update, held, first, rows)
+        )
 
-    def _block(self, name: str, update: Formula, held: Held, first: int, rows: int) -> memoryview:
-        """Return the bytes of a block of rows."""
-        import torch
-
+    def _block(self, name: str, update: Formula, held: Held, first: int, rows: int) -> Tensor:
+        """Return a block of rows."""
         reading = _Reading(self._adapter, self.tensors[name], self._origin(name))
         W = reading.block(first, rows)
         update.change(W, first, held, reading)
-        return W.view(-1).view(torch.uint8).numpy().data
+        return W
 
     def _held(self, name: str, update: Formula) -> Held:
         """Return what a formula keeps decoded; that of the tensors read last is kept."""
@@ -193,11 +188,7 @@ def _nbytes(held: Held) -> int:
 
 def _read(where: Checkpoint, name: str, first: int, last: int, dtype: str) -> Tensor:
     """Return elements first to last of a stored tensor in the dtype of the fold, in memory of their own."""
-    import torch
+    from surgery.math.convert import torch_dtype
+    from surgery.math.stretch import stretch
 
-    from surgery.math.convert import as_tensor, torch_dtype
-
-    tag = where.tensors[name].dtype
-    raw = torch.empty(nbytes(last - first, tag), dtype=torch.uint8)
-    where.read_into(name, nbytes(first, tag), raw.numpy().data)
-    return as_tensor(raw, tag).to(torch_dtype(dtype))
+    return stretch(where, where.tensors[name], first, last - first).to(torch_dtype(dtype))

@@ -67,8 +67,9 @@ class _Edits:
         keys = parse_keys(names, self.kind.suffixes if self.kind else ())
         for name in keys.unknown:
             self.problems.add(name, "is not a name that peft gives; only what is understood is folded")
+        places = self.kind.integers if self.kind else ()
         for name, spec in self.specs.items():
-            if not DTYPES[spec.dtype].arithmetic:
+            if not DTYPES[spec.dtype].arithmetic and not name.endswith(places):
                 self.problems.add(name, f"is stored as {spec.dtype}; adapters are folded from floats")
         targets = [self._target(module, parts) for module, parts in keys.modules.items()]
         self.rule = prefix_rule(targets, self.base.tensors)

@@ -28,7 +28,7 @@ class Part(StrEnum):
 
 # Names of formulas and of parts that are not understood must not pass as a module's own weight.
 _FOREIGN: Final = (
-    *("lora_", "ia3_", "hada_", "lokr_", "vera_", "oft_", "boft_", "hra_"),
+    *("lora_", "ia3_", "hada_", "lokr_", "vera_", "oft_", "boft_", "hra_", "shira_"),
     *("token_adapter", "base_layer", "modules_to_save", "original_module", "adapter_"),
 )
 _WHOLE: Final = (Part.BASE_WEIGHT, Part.BASE_BIAS, Part.WEIGHT, Part.BIAS)

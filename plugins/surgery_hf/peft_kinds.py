@@ -12,10 +12,11 @@ from surgery_hf.peft_loha import LOHA
 from surgery_hf.peft_lokr import LOKR
 from surgery_hf.peft_module import Kind
 from surgery_hf.peft_oft import BOFT, OFT
+from surgery_hf.peft_shira import SHIRA
 from surgery_hf.peft_vera import VERA
 
 KINDS: Final[Mapping[str, Kind]] = {
-    kind.name: kind for kind in (ADALORA, IA3, LOHA, LOKR, VERA, OFT, BOFT, HRA)
+    kind.name: kind for kind in (ADALORA, IA3, LOHA, LOKR, VERA, OFT, BOFT, HRA, SHIRA)
 }
 
 # Why some others never can be.

@@ -86,7 +86,8 @@ class Kind:
     """A kind of adapter: how its tensors' names end, the settings that are understood, and its formula.
 
     `shared` are tensors that belong to no module; `refused` are settings that cannot be folded, with the reason.
-    `scaled`: it has a rank and an `alpha`, and patterns of both. `changes` raises DoesNotFit.
+    `scaled`: it has a rank and an `alpha`, and patterns of both. Tensors whose names end with one of `integers` are
+    places, not numbers. `changes` raises DoesNotFit.
     """
 
     name: str
@@ -96,3 +97,4 @@ class Kind:
     shared: tuple[str, ...] = ()
     refused: Mapping[str, str] | None = None
     scaled: bool = False
+    integers: tuple[str, ...] = ()

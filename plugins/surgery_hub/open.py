@@ -20,18 +20,19 @@ from surgery_hub.source import HubCheckpoint
 # Weights that are no safetensors model, the better ones first; of these whole files are fetched while planning.
 _OTHERS: Final = (
     ("adapter_model.safetensors", "adapter_model.bin"),
+    ("delta*.safetensors", "delta*.safetensors.index.json"),
     ("*_model*.bin", "*_model*.bin.index.json"),
     ("*.gguf",),
     ("*.pt", "*.pth", "*.bin"),
 )
-_ADAPTER: Final = "adapter_config.json"
+_ADAPTERS: Final = frozenset({"adapter_config.json", "delta_config.json"})
 _SMALL: Final = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
 
 def open_hub(text: str, folder: Path) -> Checkpoint | Path:
     """Open `org/name[@revision][/folder or file]`. Of safetensors only headers are read.
 
-    Of adapters, pickles and other formats the files are fetched, and their folder is returned.
+    Of adapters, deltas, pickles and other formats the files are fetched, and their folder is returned.
     """
     listing = list_files(source_address(text))
     path = listing.named.path
@@ -43,7 +44,9 @@ def open_hub(text: str, folder: Path) -> Checkpoint | Path:
     if not names:
         near = did_you_mean(path, {posixpath.dirname(p) for p in listing.files} - {""})
         raise CheckpointError(f"{listing.named}: the repository has no such folder or file{near}")
-    if _ADAPTER in names or not _matching(names, (SAFETENSORS.pattern, f"*{SAFETENSORS.suffix}.index.json")):
+    if _ADAPTERS & set(names) or not _matching(
+        names, (SAFETENSORS.pattern, f"*{SAFETENSORS.suffix}.index.json")
+    ):
         return _others(listing, under, names)
     inner = [name for name in every if "/" in name] if "modules.json" in names else []
     return HubCheckpoint(listing, under, [*names, *inner], _found(listing, under, names))

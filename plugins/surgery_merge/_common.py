@@ -109,6 +109,19 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tenso
     return out
 
 
+def mean_of(x: Chunk, weights: Sequence[float]) -> Tensor:
+    """Return Σ w·θ / Σ w in `x.out`; needs scratch buffer 0, or its memory for a whole tensor.
+
+    Computed as θ1 + Σ w·(θ - θ1) / Σ w: where the models agree the mean is what they agree on, to the last bit.
+    """
+    import torch
+
+    out, first = x.out.zero_(), x.models[0]
+    for model, weight in zip(x.models[1:], weights[1:], strict=True):
+        out.add_(torch.sub(model, first, out=x.scratch(0)), alpha=weight)
+    return out.div_(math.fsum(weights)).add_(first)
+
+
 def sum_deltas(x: Chunk, weights: Sequence[float]) -> Tensor:
     """Return Σ w·(model - base) in `x.out`, first to last; needs scratch buffer 0 for more than one model."""
     out = scaled(subtract(x, 0, x.out), weights[0])

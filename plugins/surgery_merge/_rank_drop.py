@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from surgery.ops import Chunk, Signature, Split
+from surgery.ops import Beside, Chunk, Signature, Split
 from surgery.scalars import Share
 from surgery_merge import _mass
 from surgery_merge._common import Sparse, lacks_base, subtract
@@ -143,6 +143,7 @@ class Piece:
     base: Tensor | None
     start: int
     statistics: Mapping[str, Tensor]
+    companions: Beside[Tensor]
     _buffers: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -173,7 +174,8 @@ def merged(x: Chunk, p: Della, merge: Callable[[Chunk, Sequence[Survivors]], Ten
     for rows in _pieces(models[0]):
         seen = [model[rows] for model in models]
         start = rows.start * models[0].shape[1]
-        piece = Piece(x, rows, x.signature, seen, _rows(base)[rows], start, x.statistics)
+        told = start, x.statistics, x.companions
+        piece = Piece(x, rows, x.signature, seen, _rows(base)[rows], *told)
         masks = [Survivors(s.mask if s.mask is None else _rows(s.mask)[rows], s.factor) for s in survivors]
         merge(piece, masks)
     return x.out

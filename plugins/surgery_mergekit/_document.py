@@ -3,58 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from surgery.recipe.document import KeyPath
 from surgery_mergekit._inputs import check_models, with_base
+from surgery_mergekit._modules import Steps, assembled
 from surgery_mergekit._reading import Reading
-from surgery_mergekit._references import Models, Reference, reference
+from surgery_mergekit._references import Models, reference
 from surgery_mergekit._settings import Settings
 from surgery_mergekit._slices import stack
-from surgery_mergekit._step import Input, Made, Scope, merge_step, scope_of
+from surgery_mergekit._step import Input, Scope, merge_step, scope_of
 
 _FORMS: Final = ("models", "slices", "modules")
 
 
-@dataclass(slots=True)
-class Steps:
-    """The steps of a document by name, in order; the last is its result. `donor` gives config.json and tokenizer."""
-
-    made: dict[str, Made] = field(default_factory=dict)
-    donor: Reference | None = None
-
-
 def steps_of(reading: Reading, settings: Settings, data: Mapping[str, Any], models: Models) -> Steps:
     """Return the steps that a document describes. What is wrong is noted."""
-    form, holder, path, scopes = _form(reading, settings, data)
+    top = scope_of(reading, data, (), settings)
+    form = _one_of(reading, data, (), _FORMS)
     if form is None:
         return Steps()
+    if form != "modules":
+        return _read(reading, settings, form, data, (form,), [top], models)
+    modules = reading.mapping(data["modules"], ("modules",), _dictionary(data["modules"]))
+    if "default" not in modules:
+
+        def merge(own: Settings, holder: Mapping[str, Any], path: KeyPath, scopes: list[Scope]) -> Steps:
+            return _read(reading, own, "models", holder, path, scopes, models)
+
+        return assembled(reading, settings, modules, top, models, merge)
+    for name in modules:
+        if name != "default":
+            what = "`default` is the only module of a model that has it"
+            reading.refuse(("modules", name), f"{what}, got `{name}` besides; remove one", key=True)
+    return _default(reading, settings, modules["default"], top, models)
+
+
+def _default(reading: Reading, settings: Settings, raw: Any, top: Scope, models: Models) -> Steps:
+    path: KeyPath = ("modules", "default")
+    inner = reading.mapping(raw, path, ("slices", "models", "parameters"))
+    form = _one_of(reading, inner, path, ("models", "slices"))
+    scopes = [scope_of(reading, inner, path, settings), top]
+    return _read(reading, settings, form, inner, (*path, form), scopes, models) if form else Steps()
+
+
+def _read(
+    reading: Reading,
+    settings: Settings,
+    form: str,
+    holder: Mapping[str, Any],
+    path: KeyPath,
+    scopes: list[Scope],
+    models: Models,
+) -> Steps:
+    """Return the steps that models or slices describe."""
     if form == "models":
         return _merged(reading, settings, holder["models"], path, scopes, models)
     steps, donor = stack(reading, settings, holder["slices"], path, scopes, models)
     return Steps(steps, settings.base or donor)
-
-
-def _form(
-    reading: Reading, settings: Settings, data: Mapping[str, Any]
-) -> tuple[str | None, Mapping[str, Any], KeyPath, list[Scope]]:
-    """Return which form a document has, what holds it, where that is, and the scopes around it."""
-    top = scope_of(reading, data, (), settings)
-    form = _one_of(reading, data, (), _FORMS)
-    if form != "modules":
-        return form, data, (form or "",), [top]
-    modules = reading.mapping(data["modules"], ("modules",), _dictionary(data["modules"]))
-    path: KeyPath = ("modules", "default")
-    for name in modules:
-        if name != "default":
-            what = f"the module `{name}` is not read: steps choose tensors by `where:` here"
-            reading.refuse(("modules", name), f"{what}; convert the other documents and write a step for it")
-    if "default" not in modules:
-        return None, data, path, []
-    inner = reading.mapping(modules["default"], path, ("slices", "models", "parameters"))
-    form = _one_of(reading, inner, path, ("models", "slices"))
-    return form, inner, (*path, form or ""), [scope_of(reading, inner, path, settings), top]
 
 
 def _dictionary(value: Any) -> Sequence[str]:

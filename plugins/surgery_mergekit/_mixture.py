@@ -25,7 +25,14 @@ _LAYOUTS: Final = {
     "Qwen MoE": "qwen2_moe",
     "Qwen3 MoE": "qwen3_moe",
 }
-_GATES: Final = ("cheap_embed", "random", "uniform_random")
+_GATES: Final = {
+    "hidden": "hidden",
+    "hidden_last": "hidden",
+    "hidden_avg": "hidden_avg",
+    "cheap_embed": "cheap_embed",
+    "random": "random",
+    "uniform_random": "uniform_random",
+}
 
 
 def is_mixture(data: Mapping[str, Any]) -> bool:
@@ -112,15 +119,11 @@ def _experts(reading: Reading, data: Mapping[str, Any], key: str, models: Models
 
 def _gate(reading: Reading, data: Mapping[str, Any]) -> str:
     gate = data.get("gate_mode", "hidden")
-    path: KeyPath = ("gate_mode",) if "gate_mode" in data else ()
-    if gate in ("hidden", "hidden_last", "hidden_avg"):
-        what = f"`gate_mode: {gate}` runs the base on the prompts, which is not done here"
-        said = "" if path else " (and is what a document without `gate_mode` means)"
-        reading.refuse(path, f"{what}{said}; write `gate_mode: cheap_embed`, `random` or `uniform_random`")
-    elif gate not in _GATES:
+    if not isinstance(gate, str) or gate not in _GATES:
         near = did_you_mean(gate, _GATES) if isinstance(gate, str) else ""
-        reading.refuse(path, f"unknown gate mode, got {shown(gate)}{near}")
-    return str(gate)
+        reading.refuse(("gate_mode",), f"unknown gate mode, got {shown(gate)}{near}")
+        return ""
+    return _GATES[gate]
 
 
 def _layout(reading: Reading, data: Mapping[str, Any], shared: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -147,7 +150,11 @@ def _report(step: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each thing that the document means otherwise here."""
     said = []
     experts = [*step["experts"], *_shared(step)]
-    if step["gate"] != "cheap_embed" or any(each.get("noise_scale") for each in experts):
+    if step["gate"] in ("hidden", "hidden_avg"):
+        said.append(
+            "Hidden states are float32 and without padding; mergekit's are bfloat16, and its means count padding."
+        )
+    if step["gate"] in ("random", "uniform_random") or any(each.get("noise_scale") for each in experts):
         said.append(
             "Random routers and noise are other numbers than mergekit's; ours depend on the seed alone."
         )
@@ -159,7 +166,7 @@ def _report(step: Mapping[str, Any]) -> list[str]:
 
 
 def _comments(reading: Reading) -> dict[KeyPath, str]:
-    defaults = {"experts_per_token": "experts_per_token"}
+    defaults = {"gate_mode": "gate", "experts_per_token": "experts_per_token"}
     return {
         ("steps", RESULT, ours): "mergekit's default"
         for theirs, ours in defaults.items()

@@ -13,14 +13,17 @@ from surgery.recipe.document import Document, KeyPath, Position, Problem, clippe
 
 @dataclass(slots=True)
 class Reading:
-    """A document, the folder that its paths are relative to, the names of all documents, and what was found so far."""
+    """A document, the folder that its paths are relative to, the names of all documents, and what was found so far.
+
+    `raw`: its models are files without layers.
+    """
 
     document: Document
     folder: Path
     names: frozenset[str] = frozenset()
+    raw: bool = False
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
-    report: list[str] = field(default_factory=list)
 
     def refuse(self, path: KeyPath, what: str, *, key: bool = False) -> None:
         """Note something wrong with the value at a path, or with its key."""
@@ -29,11 +32,6 @@ class Reading:
     def warn(self, path: KeyPath, what: str, *, key: bool = False) -> None:
         """Note something that the user should know of in every run."""
         self.warnings.append(Problem(path, what, key))
-
-    def say(self, what: str) -> None:
-        """Add a sentence to the migration report, once."""
-        if what not in self.report:
-            self.report.append(what)
 
     def place(self, path: KeyPath) -> Position:
         """Return where the value at a path stands."""

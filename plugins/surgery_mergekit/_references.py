@@ -135,6 +135,11 @@ class Models:
                 return self.names[key]
         raise AssertionError(f"{model}: more uses than {len(tuple(used))}")
 
+    def identity(self, name: str) -> tuple[Any, ...]:
+        """Return what tells models apart, however often and in whichever dtype they are read: where they lie."""
+        entry = self.entries.get(name)
+        return (name,) if entry is None else (entry["source"], entry.get("adapter"))
+
     def free(self, name: str) -> str:
         """Return a name that nothing has yet, and take it: this one, or it with a number."""
         made, count = name, 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from surgery_mergekit._document import Steps
+from surgery_mergekit._modules import ASSEMBLE, Steps, has_ramp
 from surgery_mergekit._settings import Settings
 
 _INVERSE = {
@@ -20,7 +19,7 @@ def report(settings: Settings, steps: Steps) -> Iterator[str]:
     """Yield a sentence for each thing that a document means otherwise here."""
     params = [made.step for made in steps.made.values() if made.step["op"] == settings.method.op]
     if not settings.compat:
-        if any(_has_ramp(step) for step in params):
+        if any(has_ramp(step) for step in params):
             yield (
                 "Ramps end at the final norm and the head, which mergekit gives the value of the embeddings; "
                 "with `compat: mergekit` so do we."
@@ -39,12 +38,9 @@ def report(settings: Settings, steps: Steps) -> Iterator[str]:
         )
     if settings.word == "model_stock":
         yield "The interpolation factor is not clamped to [0, 1], as in mergekit; `clamp: true` would."
+    if any(made.step["op"] == ASSEMBLE for made in steps.made.values()):
+        yield f"Tensors of modules that are not named are those of `{steps.donor}`; mergekit does not write them."
+    if settings.template == "llama3":
+        yield "`chat_template: llama3` is Meta's format; mergekit's has a line break behind each `<|eot_id|>`."
     if settings.vocabulary is not None and settings.vocabulary.multiple is None:
         yield "Rows that pad a vocabulary are kept, where mergekit cuts them off."
-
-
-def _has_ramp(value: Any) -> bool:
-    """Return whether numbers in a step change with depth."""
-    if isinstance(value, list):
-        return bool(value) and all(isinstance(item, int | float) for item in value)
-    return isinstance(value, dict) and any(_has_ramp(item) for item in value.values())

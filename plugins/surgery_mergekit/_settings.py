@@ -11,7 +11,8 @@ from surgery.recipe.document import shown
 from surgery_mergekit._methods import METHODS, UNKNOWN, Method
 from surgery_mergekit._reading import Reading
 from surgery_mergekit._references import Reference, reference
-from surgery_mergekit._tokens import Vocabulary, template_of, vocabulary_of
+from surgery_mergekit._templates import template_of
+from surgery_mergekit._tokens import Vocabulary, vocabulary_of
 
 DTYPES: Final = ("bfloat16", "float16", "float32", "float64")
 KEYS: Final = (

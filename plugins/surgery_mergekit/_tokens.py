@@ -12,7 +12,6 @@ from surgery_mergekit._references import Models, Reference, reference
 
 TOKENIZER: Final = "stitch.tokenizer"
 _KEYS: Final = ("source", "tokens", "pad_to_multiple_of")
-_BUNDLED: Final = ("auto", "alpaca", "chatml", "exaone", "llama3", "mistral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,31 +62,15 @@ def _rules(reading: Reading, raw: Any) -> dict[str, dict[str, Any]]:
     return rules
 
 
-def template_of(reading: Reading, data: Mapping[str, Any]) -> str | None:
-    """Return the chat template that a document writes out; None for none, and for those that only mergekit has."""
-    text, path = data.get("chat_template"), ("chat_template",)
-    if text is None:
-        return None
-    if text in _BUNDLED:
-        what = f"`chat_template: {text}` is passed over, the template comes with the tokenizer"
-        reading.warn(path, f"{what}; write the template itself, or a model's name in `stitch.tokenizer`")
-        return None
-    if not isinstance(text, str) or len(text) < 20 or "{" not in text:
-        reading.refuse(path, f"must be a Jinja template of at least 20 characters, got {shown(text)}")
-        return None
-    return text
-
-
 def give_vocabulary(
     steps: dict[str, dict[str, Any]],
     vocabulary: Vocabulary,
     base: Reference | None,
     models: Models,
     dtype: str | None,
-    template: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return steps that give every model its vocabulary, and then the steps, which take what those make."""
-    taken = [name for step in steps.values() for name in inputs_of(step) if name not in steps]
+    taken = taken_by(steps)
     speaking = [models.name(base, dtype)] if base is not None else []
     speaking += [name for name in taken if name not in speaking]
     further = vocabulary.source if isinstance(vocabulary.source, Reference) else None
@@ -96,17 +79,18 @@ def give_vocabulary(
     named += [name for rule in tokens.values() if (name := _model(rule["source"])) is not None]
     speaking += [name for name in dict.fromkeys(named) if name not in speaking]
     source = {"base": speaking[0], "union": "union"}.get(str(vocabulary.source)) or named[0]
-    settings = {
-        "tokens": tokens or None,
-        "pad_to_multiple_of": vocabulary.multiple,
-        "chat_template": template,
-    }
+    settings = {"tokens": tokens or None, "pad_to_multiple_of": vocabulary.multiple}
     made, new = {}, {}
     for name in dict.fromkeys(taken):
         new[name] = models.free(f"{name}-tokens")
         step = {"op": TOKENIZER, "models": speaking, "of": name, "source": source}
         made[new[name]] = step | {key: value for key, value in settings.items() if value is not None}
     return {**made, **{name: taking(step, new) for name, step in steps.items()}}
+
+
+def taken_by(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the models that steps take and do not make, in order."""
+    return [name for step in steps.values() for name in inputs_of(step) if name not in steps]
 
 
 def inputs_of(step: Mapping[str, Any]) -> list[str]:

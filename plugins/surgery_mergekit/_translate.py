@@ -11,16 +11,21 @@ from typing import Any, Final
 from surgery.errors import Finding, RecipeError
 from surgery.recipe.document import Document, KeyPath, Position
 from surgery.recipe.foreign import Translated
-from surgery_mergekit._document import Steps, steps_of
+from surgery_mergekit._document import steps_of
+from surgery_mergekit._modules import Steps
+from surgery_mergekit._raw import is_raw
 from surgery_mergekit._reading import Reading
 from surgery_mergekit._references import Models, Reference
 from surgery_mergekit._report import report
 from surgery_mergekit._settings import Settings, settings_of
 from surgery_mergekit._step import Made
-from surgery_mergekit._tokens import TOKENIZER, give_vocabulary, inputs_of, taking
+from surgery_mergekit._templates import template_step, voters_of
+from surgery_mergekit._tokens import give_vocabulary, inputs_of, taken_by, taking
 
 RESULT: Final = "merged"
 CAST: Final = "merge.cast"
+# What ops take for something else than a model: no model is called that.
+_WORDS: Final = ("auto", "chatml", "llama3", "union")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -33,13 +38,20 @@ class _Recipe:
     places: dict[KeyPath, Position] = field(default_factory=dict)
     comments: dict[KeyPath, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    voters: dict[str, list[str]] = field(default_factory=dict)
+    templates: dict[str, Position] = field(default_factory=dict)
 
     def add(self, reading: Reading, settings: Settings, steps: Steps) -> None:
         """Add a document's steps."""
-        finished = {name: _finished(made, settings) for name, made in steps.made.items()}
+        finished = {name: _finished(made, settings, reading.raw) for name, made in steps.made.items()}
+        if settings.template is not None:
+            self.templates[settings.name] = reading.place(("chat_template",))
+        if settings.template == "auto":
+            taken = taken_by(finished)
+            self.voters[settings.name] = voters_of(settings.base, taken, self.models, settings.dtype)
         if settings.vocabulary is not None and finished:
             finished = give_vocabulary(
-                finished, settings.vocabulary, settings.base, self.models, settings.dtype, settings.template
+                finished, settings.vocabulary, settings.base, self.models, settings.dtype
             )
             self.places |= {("steps", name): reading.place(settings.vocabulary.path) for name in finished}
         self.steps |= finished
@@ -52,11 +64,14 @@ class _Recipe:
                 self.said.append(line)
 
 
-def _finished(made: Made, settings: Settings) -> dict[str, Any]:
-    """Return a step with what mergekit does without saying so: it merges what is there, and looks at no tokenizer."""
+def _finished(made: Made, settings: Settings, raw: bool) -> dict[str, Any]:
+    """Return a step with what mergekit does without saying so: it looks at no tokenizer, and merges what is there.
+
+    A tensor that a file lacks is an error there too.
+    """
     step = dict(made.step)
     if "models" in step and step["op"] == settings.method.op:
-        step["missing"] = "skip"
+        step["missing"] = "error" if raw else "skip"
         if settings.vocabulary is None:
             step["tokenizer"] = "accept"
     return step
@@ -65,8 +80,9 @@ def _finished(made: Made, settings: Settings) -> dict[str, Any]:
 def translate(documents: Sequence[Document], folder: Path) -> Translated:
     """Return the recipe that merge documents make. Raises RecipeError with all findings of all documents."""
     names = _names(documents)
-    readings = [Reading(document, folder, frozenset(names.values())) for document in documents]
-    recipe = _Recipe(Models(set(names.values())))
+    known = frozenset(names.values())
+    readings = [Reading(document, folder, known, is_raw(document.data)) for document in documents]
+    recipe = _Recipe(Models({*names.values(), *_WORDS}))
     result = recipe.models.free(RESULT)
     outputs: dict[str, tuple[Settings, Steps]] = {}
     for i, reading in enumerate(readings):
@@ -86,6 +102,10 @@ def translate(documents: Sequence[Document], folder: Path) -> Translated:
         for name, entry in recipe.models.entries.items()
     }
     data = {"surgery": 1, "models": models, "steps": recipe.steps, **written}
+    for reading, name in zip(readings, outputs, strict=True):
+        if name in recipe.templates:
+            what = f"passed over, for the result of `{name}` is not written; give it to a document that is"
+            reading.warn(("chat_template",), what)
     if any(settings.compat for settings, _ in outputs.values()):
         data |= {"head_depth": 0, "on_unmatched": "warn"}
     warnings = tuple(finding for reading in readings for finding in reading.found(reading.warnings))
@@ -146,15 +166,22 @@ def _output(name: str, documents: dict[str, tuple[Settings, Steps]], recipe: _Re
     output: dict[str, Any] = {"model": name}
     if settings.stored:
         output["dtype"] = settings.stored
-    if settings.vocabulary is not None:
-        return output
     if settings.template is not None:
-        step = {"op": TOKENIZER, "models": [name], "of": name, "source": name}
-        output["model"] = recipe.models.free(f"{name}-chat")
-        recipe.steps[output["model"]] = {**step, "chat_template": settings.template}
-    elif steps.donor is not None and not steps.donor.document:
-        output["tokenizer"] = _model(steps.donor, settings, recipe)
+        chat = recipe.models.free(f"{name}-chat")
+        recipe.places["steps", chat] = recipe.templates.pop(name)
+        donor = _tokenizers(settings, steps, recipe)
+        recipe.steps[chat] = template_step(name, settings.template, donor, recipe.voters.get(name, ()))
+        output["model"] = chat
+    elif (donor := _tokenizers(settings, steps, recipe)) is not None:
+        output["tokenizer"] = donor
     return output
+
+
+def _tokenizers(settings: Settings, steps: Steps, recipe: _Recipe) -> str | None:
+    """Return the model whose tokenizer is copied; None if the result has one of its own."""
+    if settings.vocabulary is not None or steps.donor is None or steps.donor.document:
+        return None
+    return _model(steps.donor, settings, recipe)
 
 
 def _model(model: Reference, settings: Settings, recipe: _Recipe) -> str:

@@ -69,6 +69,9 @@ def _value(reading: Reading, raw: Any, path: KeyPath, kind: Kind) -> Any:
         return None
     if not raw:
         reading.refuse(path, "an empty gradient; write at least one number")
+    elif reading.raw:
+        reading.warn(path, "a gradient over layers, which files have none of: its first number is used")
+        return scalar(reading, raw[0], (*path, 0), kind)
     return [scalar(reading, item, (*path, i), kind) for i, item in enumerate(raw)]
 
 

@@ -51,6 +51,8 @@ _OTHER_LISTS: Final = (
 )
 _NOT_PER_LAYER: Final = frozenset((*_OTHER_LISTS.split(), *COUNTS))
 
+_ONE_OF_THEM: Final = "say which with `stack`, a word of its path, where the op has it"
+
 Rule = Callable[[int, Any], object]
 
 
@@ -92,7 +94,7 @@ def layer_count(view: ModelView) -> int:
     """
     config = text_part(view.config)
     if config.get("is_encoder_decoder"):
-        raise PlanError(f"`{view.name}` is an encoder with a decoder; stitch models with one stack of layers")
+        raise PlanError(f"`{view.name}` is an encoder with a decoder; {_ONE_OF_THEM}")
     if config.get("stage_names"):  # transformers' vision backbones: features by stage, which layers make up
         raise PlanError(
             f"config.json of `{view.name}` names its layers as stages; remove stage_names, out_features and "
@@ -100,9 +102,7 @@ def layer_count(view: ModelView) -> int:
         )
     stacks = sorted({info.role.stack for info in view.tensors.values() if info.role.layer is not None})
     if len(stacks) > 1:
-        raise PlanError(
-            f"`{view.name}` has layers in {', '.join(stacks)}; stitch models with one stack of layers"
-        )
+        raise PlanError(f"`{view.name}` has layers in {', '.join(stacks)}; {_ONE_OF_THEM}")
     count = next((config[key] for key in COUNTS if isinstance(config.get(key), int)), None)
     if count is None:
         if view.config:

@@ -33,8 +33,8 @@ class Part:
     residual: float = 1.0
 
 
-# (how many rows, whether it is the shared expert's) -> the router of a layer, [rows, D]
-Router = Callable[[int, bool], Piece]
+# (the layer, how many rows, whether it is the shared expert's) -> the layer's router, [rows, D]
+Router = Callable[[int, int, bool], Piece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,16 @@ class Mixture:
     shared_key: str = "shared_expert"  # what a recipe says shared experts by
 
 
+def router_like(base: ModelView, rows: int) -> Piece:
+    """Return something of a router's shape [rows, D] and dtype, that of the embeddings."""
+    return Stack([Take(base.name, EMBED, (0, 1))], [0] * rows)
+
+
 def made_router(base: ModelView, gate: Made) -> Router:
     """Return what makes routers that need no prompts: zeros, N(0, 1), or uniform numbers within ±√(1/D)."""
 
-    def router(rows: int, _: bool) -> Piece:
-        like = Stack([Take(base.name, EMBED, (0, 1))], [0] * rows)
+    def router(layer: int, rows: int, is_shared: bool) -> Piece:
+        like = router_like(base, rows)
         if gate == "zero":
             return Call(zero, [like], NoParams())
         return Call(draws, [like], Draws(kind="normal" if gate == "random" else "uniform"))
@@ -75,13 +80,13 @@ def assemble(mixture: Mixture) -> Layout:
         }
         tensors |= _biases(family, base, at)
         block = f"{at}{family.block}."
-        tensors[f"{block}gate.weight"] = mixture.router(len(mixture.experts), False)
+        tensors[f"{block}gate.weight"] = mixture.router(layer, len(mixture.experts), False)
         for e, part in enumerate(mixture.experts):
             tensors |= _expert(part, at, f"{block}experts.{e}.", family.matrices)
         for part in mixture.shared:
             tensors |= _expert(part, at, f"{block}{family.shared_block}.", MATRICES)
             if family.shared_router:
-                tensors[f"{block}{family.shared_router}.weight"] = mixture.router(1, True)
+                tensors[f"{block}{family.shared_router}.weight"] = mixture.router(layer, 1, True)
     return Layout(tensors, config, donor=base.name)
 
 

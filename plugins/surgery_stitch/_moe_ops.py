@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from surgery.ops import Chunk, Params, Signature, Split, op
+from surgery.ops import Chunk, Need, Params, Signature, Split, op
 from surgery.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -96,6 +96,33 @@ def router_of_prompts(x: Chunk, p: Prompts) -> Tensor:
     means = [_unit(side.mean(0)) if len(side) else side.sum(0) for side in sides]
     rows = [_unit(wanted - other) for wanted, other in zip(means[::2], means[1::2], strict=True)]
     return torch.stack(rows).to(x.models[0].dtype)
+
+
+class Sides(Params):
+    """How many prompts each expert has, (positive, negative) in order, and the first expert that gets a row.
+
+    `mean`: of all tokens of a prompt, or the last token alone.
+    """
+
+    prompts: tuple[tuple[int, int], ...]
+    first: int
+    mean: bool
+
+
+@op("stitch.router_of_states", split=Split.TENSOR, models=1, params=Sides, needs=[Need.LAST, Need.MEAN])
+def router_of_states(x: Chunk, p: Sides) -> Tensor:
+    """The router [E, D], shaped like the input, from the hidden states [P, D] before a layer, one for each prompt.
+
+    The row of an expert is unit(mean over its positive prompts - mean over its negative ones), in float64. Without
+    negative prompts nothing is taken away.
+    """
+    import torch
+
+    states = x.statistics[Need.MEAN if p.mean else Need.LAST]
+    sides = torch.split(states, [count for pair in p.prompts for count in pair])
+    means = [side.mean(0) if len(side) else side.sum(0) for side in sides]
+    rows = [_unit(wanted - other) for wanted, other in zip(means[::2], means[1::2], strict=True)]
+    return x.out.copy_(torch.stack(rows[p.first : p.first + len(x.out)]))
 
 
 def _unit(row: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 from surgery.checkpoint.tokenizer import TOKENIZER
 from surgery.errors import PlanError, ResourceError
 from surgery.ops import File, ModelView
+from surgery_stitch._chat import SETTINGS
 from surgery_stitch._speaker import speaker
-from surgery_stitch._tokenizer_files import SETTINGS
 
 
 def token_ids(view: ModelView, prompts: Sequence[Sequence[str]]) -> list[list[int]]:

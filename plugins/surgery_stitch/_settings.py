@@ -19,6 +19,8 @@ _SETTINGS: Final = (
     " partial_rotary_factor rotary_pct sliding_window position_embedding_type use_qk_norm"
     " rms_norm_eps layer_norm_eps layer_norm_epsilon norm_epsilon"
     " hidden_act hidden_activation activation_function attention_bias mlp_bias"
+    " num_heads d_kv feed_forward_proj relative_attention_num_buckets relative_attention_max_distance"
+    " encoder_attention_heads decoder_attention_heads"
     " residual_multiplier attention_multiplier query_pre_attn_scalar attn_logit_softcapping scale_depth"
     " quantization_config"
 )

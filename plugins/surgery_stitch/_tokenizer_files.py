@@ -13,13 +13,12 @@ from functools import lru_cache
 from typing import Any, Final
 
 from surgery.checkpoint.tokenizer import TOKENIZER, read_tokenizer
-from surgery.errors import PlanError, did_you_mean
+from surgery.errors import PlanError
 from surgery.ops import File
+from surgery_stitch._chat import SETTINGS, as_bytes, as_json, chosen, put_template
 from surgery_stitch._speaker import Speaker
 from surgery_stitch._target import Target
 
-SETTINGS: Final = "tokenizer_config.json"
-_TEMPLATE: Final = "chat_template.jinja"
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _FLAGS: Final = ("lstrip", "normalized", "rstrip", "single_word", "special")
 # Tokens of a recipe that no model has: found in text wherever they stand.
@@ -41,7 +40,10 @@ def files_of(
     if target.new:
         files |= _with_tokens(files, target, _additions(target, speakers))
     if template is not None:
-        _set_template(files, template, speakers)
+        views = {name: speaker.view for name, speaker in speakers.items()}
+        text = chosen(template, views, views.values(), "chat_template")
+        if text is not None:
+            put_template(files, text)
     return files
 
 
@@ -64,15 +66,17 @@ def _with_tokens(files: Mapping[str, File], target: Target, new: tuple[Addition,
     made: dict[str, File] = {TOKENIZER: _edited(files[TOKENIZER], new, target.model.rows)}
     literal = {str(i): {"content": token, **json.loads(flags)} for token, i, flags in new if flags}
     if SETTINGS in files:
-        settings = _json(files[SETTINGS])
+        settings = as_json(files[SETTINGS])
         if "added_tokens_decoder" in settings:
             before = settings["added_tokens_decoder"].items()
             kept = {i: token for i, token in before if int(i) < target.model.rows}
             settings["added_tokens_decoder"] = kept | literal
-            made[SETTINGS] = _bytes(settings)
+            made[SETTINGS] = as_bytes(settings)
     if "added_tokens.json" in files:
-        added = {token: i for token, i in _json(files["added_tokens.json"]).items() if i < target.model.rows}
-        made["added_tokens.json"] = _bytes(added | {token: i for token, i, flags in new if flags})
+        added = {
+            token: i for token, i in as_json(files["added_tokens.json"]).items() if i < target.model.rows
+        }
+        made["added_tokens.json"] = as_bytes(added | {token: i for token, i, flags in new if flags})
     return made
 
 
@@ -100,42 +104,4 @@ def _edited(file: File, new: tuple[Addition, ...], rows: int) -> bytes:
             )
         model["vocab"] = own | {t["content"]: t["id"] for t in added} | {token: i for token, i, _ in new}
     document["added_tokens"] = sorted(added, key=lambda token: token["id"])
-    return _bytes(document)
-
-
-def _set_template(files: dict[str, File], wanted: str, speakers: Mapping[str, Speaker]) -> None:
-    """Put a model's chat template, or a template itself, where transformers looks for it."""
-    if wanted in speakers:
-        text = _template_of(speakers[wanted])
-    elif "{" in wanted:
-        text = wanted
-    else:
-        near = did_you_mean(wanted, speakers)
-        raise PlanError(f"chat_template: `{wanted}` is no template and none of the step's models{near}")
-    settings = _json(files[SETTINGS]) if SETTINGS in files else {}
-    if _TEMPLATE in files or "chat_template" not in settings:
-        files[_TEMPLATE] = text.encode()
-    if "chat_template" in settings:
-        settings["chat_template"] = text
-        files[SETTINGS] = _bytes(settings)
-    files.pop("chat_template.json", None)
-
-
-def _template_of(model: Speaker) -> str:
-    files = model.view.files
-    if _TEMPLATE in files:
-        file = files[_TEMPLATE]
-        return (file if isinstance(file, bytes) else file.read_bytes()).decode()
-    for name in (SETTINGS, "chat_template.json"):
-        found = _json(files[name]).get("chat_template") if name in files else None
-        if isinstance(found, str):
-            return found
-    raise PlanError(f"chat_template: `{model.name}` has none; name another model")
-
-
-def _json(file: File) -> dict[str, Any]:
-    return dict(json.loads(file if isinstance(file, bytes) else file.read_bytes()))
-
-
-def _bytes(value: Mapping[str, Any]) -> bytes:
-    return (json.dumps(value, ensure_ascii=False, indent=None) + "\n").encode()
+    return as_bytes(document)

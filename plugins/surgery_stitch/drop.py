@@ -9,6 +9,7 @@ from pydantic import field_validator
 from surgery.ops import Layout, ModelView, Params, layout_op
 from surgery_stitch._common import build, only, picked
 from surgery_stitch._slices import parse_range
+from surgery_stitch._stacks import restored, within
 
 
 class Drop(Params):
@@ -16,6 +17,9 @@ class Drop(Params):
 
     layers: int | str | list[int | str]
     """The layers to leave out: `2:5` (half open), or a list of indices and ranges."""
+
+    stack: str | None = None
+    """Of models with several stacks the one that is meant, by a word of its path: `encoder`, `decoder`."""
 
     @field_validator("layers")
     @classmethod
@@ -39,8 +43,9 @@ def drop(models: Mapping[str, ModelView], p: Drop) -> Layout:
 
     Raises PlanError for layers that the model does not have, or when none would be left.
     """
-    view = only(models)
+    views = within(models, p.stack)
+    view = only(views)
     entries = p.layers if isinstance(p.layers, list) else [p.layers]
     dropped = {pick for entry in entries for pick in picked(view, parse_range(entry))}
     kept = [pick for pick in picked(view, parse_range(":")) if pick not in dropped]
-    return build(models, kept, view, view)
+    return restored(build(views, kept, view, view), models, p.stack)

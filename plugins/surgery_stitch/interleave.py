@@ -10,6 +10,7 @@ from surgery.errors import PlanError
 from surgery.ops import Layout, ModelView, Params, layout_op
 from surgery_stitch._common import build
 from surgery_stitch._config import layer_count
+from surgery_stitch._stacks import restored, within
 
 
 class Interleave(Params):
@@ -17,6 +18,9 @@ class Interleave(Params):
 
     every: int = Field(default=1, ge=1)
     """How many layers come from one model before the next model's turn."""
+
+    stack: str | None = None
+    """Of models with several stacks the one that is meant, by a word of its path: `encoder`, `decoder`."""
 
 
 @layout_op(
@@ -31,7 +35,8 @@ def interleave(models: Mapping[str, ModelView], p: Interleave) -> Layout:
     The result is as deep as each of them. Embeddings and config.json come from the first model, the final
     norm and the head from the model of the last layer. Raises PlanError when the models are not equally deep.
     """
-    views = list(models.values())
+    seen = within(models, p.stack)
+    views = list(seen.values())
     counts = {view.name: layer_count(view) for view in views}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"`{name}` {count}" for name, count in counts.items())
@@ -39,4 +44,4 @@ def interleave(models: Mapping[str, ModelView], p: Interleave) -> Layout:
     depth = next(iter(counts.values()))
     turns = [views[layer // p.every % len(views)] for layer in range(depth)]
     picks = [(view.name, layer) for layer, view in enumerate(turns)]
-    return build(models, picks, views[0], turns[-1])
+    return restored(build(seen, picks, views[0], turns[-1]), models, p.stack)

@@ -9,6 +9,7 @@ from pydantic import field_validator
 from surgery.ops import Layout, ModelView, Params, layout_op
 from surgery_stitch._common import Tied, build, named, picked
 from surgery_stitch._slices import parse_slice
+from surgery_stitch._stacks import restored, within
 
 
 class TakeLayers(Params):
@@ -39,6 +40,9 @@ class Layers(Params):
     tied: Tied = "refuse"
     """If both of them tie their head to their embeddings: refuse, or tie the result's to those of `embed`."""
 
+    stack: str | None = None
+    """Of models with several stacks the one that is meant, by a word of its path: `encoder`, `decoder`."""
+
     @field_validator("layers")
     @classmethod
     def _read_as_slices(cls, layers: list[str | TakeLayers]) -> list[str | TakeLayers]:
@@ -60,9 +64,12 @@ def layers(models: Mapping[str, ModelView], p: Layers) -> Layout:
 
     Layer l of the result is the l-th layer that `layers` names; a layer may be named more than once.
     Settings, widths and tensor names of all models must agree. Embeddings and config.json come from `embed`,
-    the final norm and the head from `head`. Raises PlanError naming what differs, or a range past the end.
+    the final norm and the head from `head`. With `stack` only that stack's layers are named: its final norm comes from
+    `head`, everything else from `embed`. Raises PlanError naming what differs, or a range past the end.
     """
+    views = within(models, p.stack)
     slices = [parse_slice(entry if isinstance(entry, str) else entry.take) for entry in p.layers]
-    picks = [pick for part in slices for pick in picked(named(models, part.model), part.layers)]
+    picks = [pick for part in slices for pick in picked(named(views, part.model), part.layers)]
     embed, head = p.embed or slices[0].model, p.head or slices[-1].model
-    return build(models, picks, named(models, embed), named(models, head), p.tied)
+    layout = build(views, picks, named(views, embed), named(views, head), p.tied)
+    return restored(layout, models, p.stack)

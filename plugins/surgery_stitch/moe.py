@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from surgery.errors import Finding, PlanError
-from surgery.ops import Call, Layout, ModelView, Params, Piece, Stack, Take, layout_op
+from surgery.ops import Call, Layout, ModelView, Params, Piece, Reading, Stack, Take, layout_op
 from surgery_stitch._common import named
-from surgery_stitch._moe import EMBED, Mixture, Part, Router, assemble, made_router
+from surgery_stitch._moe import EMBED, Mixture, Part, Router, assemble, made_router, router_like
 from surgery_stitch._moe_families import FamilyName, family_for
-from surgery_stitch._moe_ops import Prompts, router_of_prompts
+from surgery_stitch._moe_ops import Prompts, Sides, router_of_prompts, router_of_states
 from surgery_stitch._prompts import token_ids
 
-Gate = Literal["cheap_embed", "random", "uniform_random", "zero"]
-
-_HIDDEN = frozenset({"hidden", "hidden_last", "hidden_avg"})
+Gate = Literal["hidden", "hidden_avg", "cheap_embed", "random", "uniform_random", "zero"]
 
 
 class Source(Params):
@@ -27,10 +25,10 @@ class Source(Params):
     """The model whose feed-forward parts it has: the base, or one of the step's models."""
 
     positive_prompts: list[str] = Field(default=[])
-    """With `gate: cheap_embed`: texts that this expert is for."""
+    """Texts that this expert is for; `hidden`, `hidden_avg` and `cheap_embed` need some."""
 
     negative_prompts: list[str] = Field(default=[])
-    """With `gate: cheap_embed`: texts that it is not for."""
+    """Texts that it is not for."""
 
     noise_scale: float = Field(default=0.0, ge=0)
     """The deviation of normal numbers that are added to its matrices."""
@@ -55,17 +53,8 @@ class Moe(Params):
     """How many experts each token goes through."""
 
     gate: Gate
-    """What routers are: `cheap_embed` (of prompts), `random` N(0, 1), `uniform_random` within ±√(1/D), or `zero`."""
-
-    @field_validator("gate", mode="before")
-    @classmethod
-    def _needs_no_activations(cls, gate: Any) -> Any:
-        if isinstance(gate, str) and gate in _HIDDEN:
-            raise ValueError(
-                f"`{gate}` gates need activations of the base on the prompts, which no layout op has; "
-                "write `cheap_embed`, which takes the prompts' embeddings"
-            )
-        return gate
+    """What routers are: of prompts, by the base's `hidden` states at their last tokens, by the mean of all
+    (`hidden_avg`) or by embeddings (`cheap_embed`); else `random` N(0, 1), `uniform_random` in ±√(1/D), or `zero`."""
 
 
 @layout_op(
@@ -125,18 +114,22 @@ def _check_sources(
 
 
 def _router(base: ModelView, gate: Gate, experts: Sequence[Source], shared: Sequence[Source]) -> Router:
-    if gate != "cheap_embed":
-        return made_router(base, gate)
-    _check_prompts(experts, shared)
+    match gate:
+        case "random" | "uniform_random" | "zero":
+            return made_router(base, gate)
+        case "hidden" | "hidden_avg":
+            _check_prompts(gate, experts, shared)
+            return _of_states(base, [*experts, *shared], len(experts), mean=gate == "hidden_avg")
+    _check_prompts(gate, experts, shared)
     routed, gated = _of_prompts(base, experts), _of_prompts(base, shared) if shared else None
 
-    def router(_: int, is_shared: bool) -> Piece:
+    def router(layer: int, rows: int, is_shared: bool) -> Piece:
         return gated if is_shared and gated is not None else routed  # the same one in all layers
 
     return router
 
 
-def _check_prompts(experts: Sequence[Source], shared: Sequence[Source]) -> None:
+def _check_prompts(gate: Gate, experts: Sequence[Source], shared: Sequence[Source]) -> None:
     findings = []
     places = [
         *((f"experts[{e}]", each) for e, each in enumerate(experts)),
@@ -146,7 +139,7 @@ def _check_prompts(experts: Sequence[Source], shared: Sequence[Source]) -> None:
         if not any(each.positive_prompts):
             findings.append(
                 Finding(
-                    f"{where}: `{each.model}` has no `positive_prompts`, which `gate: cheap_embed` needs; add some"
+                    f"{where}: `{each.model}` has no `positive_prompts`, which `gate: {gate}` needs; add some"
                 )
             )
         elif sorted(each.positive_prompts) == sorted(each.negative_prompts):
@@ -160,6 +153,20 @@ def _check_prompts(experts: Sequence[Source], shared: Sequence[Source]) -> None:
         )
     if findings:
         raise PlanError(findings)
+
+
+def _of_states(base: ModelView, sources: Sequence[Source], experts: int, *, mean: bool) -> Router:
+    """Return what makes routers from the states that the base has of prompts, before each layer."""
+    sides = [side for each in sources for side in (each.positive_prompts, each.negative_prompts)]
+    prompts = tuple(map(tuple, token_ids(base, [[text] for side in sides for text in side])))
+    counts = [len(side) for side in sides]
+    pairs = tuple(zip(counts[::2], counts[1::2], strict=True))
+
+    def router(layer: int, rows: int, is_shared: bool) -> Piece:
+        told = Sides(prompts=pairs, first=experts if is_shared else 0, mean=mean)
+        return Call(router_of_states, [router_like(base, rows)], told, Reading(base.name, layer, prompts))
+
+    return router
 
 
 def _of_prompts(base: ModelView, sources: Sequence[Source]) -> Piece:

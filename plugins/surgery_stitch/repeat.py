@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from surgery.ops import Layout, ModelView, Params, layout_op
 from surgery_stitch._common import build, only, picked
 from surgery_stitch._slices import parse_range
+from surgery_stitch._stacks import restored, within
 
 
 class Repeat(Params):
@@ -19,6 +20,9 @@ class Repeat(Params):
 
     times: int = Field(default=2, ge=1)
     """How often they occur in the result."""
+
+    stack: str | None = None
+    """Of models with several stacks the one that is meant, by a word of its path: `encoder`, `decoder`."""
 
     @field_validator("layers")
     @classmethod
@@ -38,8 +42,10 @@ def repeat(models: Mapping[str, ModelView], p: Repeat) -> Layout:
 
     Raises PlanError for layers that the model does not have.
     """
-    view = only(models)
+    views = within(models, p.stack)
+    view = only(views)
     every = picked(view, parse_range(":"))
     stretch = picked(view, parse_range(p.layers))
     behind = stretch[-1][1] + 1
-    return build(models, every[:behind] + stretch * (p.times - 1) + every[behind:], view, view)
+    picks = every[:behind] + stretch * (p.times - 1) + every[behind:]
+    return restored(build(views, picks, view, view), models, p.stack)

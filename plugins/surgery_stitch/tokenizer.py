@@ -85,7 +85,7 @@ class Tokenizer(Params):
     """Round the rows up to a multiple, old padding dropped; by default as many as there were, or as are needed."""
 
     chat_template: str | None = None
-    """The model whose chat template is used, or a template itself; by default that of the tokenizer's model."""
+    """The chat template: a model's; `auto`, what most of the models have; `chatml`, `llama3`; or a template itself."""
 
 
 @layout_op(

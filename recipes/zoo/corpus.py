@@ -2,10 +2,11 @@
 
     python recipes/zoo/corpus.py DIR
 
-writes `calibration.txt` beside this file, cut out of the training texts; DIR is where the two Debian packages were
-unpacked. A domain is a `Split`: the documents to train on and one held-out sample. The two never share a file (code),
-a novel (prose), a chapter (verse) or a line (math). Every order is fixed, so one machine always builds the
-same corpus; another Python version brings another standard library and thus slightly other code.
+writes `calibration.txt` and the folder `calibration` beside this file, cut out of the training texts; DIR is where
+the two Debian packages were unpacked. A domain is a `Split`: the documents to train on and one held-out sample. The
+two never share a file (code), a novel (prose), a chapter (verse) or a line (math). Every order is fixed, so one
+machine always builds the same corpus; another Python version brings another standard library and thus slightly
+other code.
 """
 
 import random
@@ -49,10 +50,18 @@ def load(debian: Path) -> dict[str, Split]:
     }
 
 
-def calibration(splits: dict[str, Split]) -> str:
+def calibration(splits: dict[str, Split]) -> dict[str, str]:
     """Return a stretch from the middle of every training text: what ops look at that need activations."""
-    texts = ["\n".join(split.train) for split in splits.values()]
-    return "\n".join(clip(text[len(text) // 2 :], CALIBRATION_BYTES) for text in texts)
+    texts = {domain: "\n".join(split.train) for domain, split in splits.items()}
+    return {domain: clip(text[len(text) // 2 :], CALIBRATION_BYTES) for domain, text in texts.items()}
+
+
+def write_calibration(texts: dict[str, str], zoo: Path) -> None:
+    """Write each domain's text, and all of them one after another."""
+    (zoo / "calibration").mkdir(exist_ok=True)
+    for domain, text in texts.items():
+        (zoo / "calibration" / f"{domain}.txt").write_text(text, "utf-8")
+    (zoo / "calibration.txt").write_text("\n".join(texts.values()), "utf-8")
 
 
 def code(stdlib: Path) -> Split:
@@ -164,4 +173,4 @@ def need(path: Path, package: str) -> bytes:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent / "calibration.txt").write_text(calibration(load(Path(sys.argv[1]))), "utf-8")
+    write_calibration(calibration(load(Path(sys.argv[1]))), Path(__file__).parent)

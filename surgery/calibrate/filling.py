@@ -13,7 +13,7 @@ from surgery.execute.jobs import JobRun
 from surgery.execute.memory_sink import MemorySink
 from surgery.execute.models import Site
 from surgery.execute.report import Meter
-from surgery.plan.nodes import Calibration
+from surgery.plan.nodes import Activations
 from surgery.schedule.calibrations import calibration_jobs
 
 
@@ -21,7 +21,7 @@ class Filling:
     """Puts parts of a model in and takes them out. `found` is what ops have found so far, statistics among it."""
 
     def __init__(
-        self, skeleton: Skeleton, calibration: Calibration, found: dict[int, Any], site: Site, besides: int
+        self, skeleton: Skeleton, calibration: Activations, found: dict[int, Any], site: Site, besides: int
     ) -> None:
         self._skeleton, self._calibration, self._found = skeleton, calibration, found
         self._site, self._besides = site, besides

@@ -1,5 +1,7 @@
 """Computes the statistics that ops need: prepared before any work, block by block in the first process.
 
+What prompts make of a model is not kept: they are short, a run that goes on reads them again.
+
 Of several processes the first computes, and the others are given what it finds, part by part.
 """
 
@@ -16,12 +18,14 @@ import torch
 
 from surgery.calibrate.memory import free_at_once
 from surgery.calibrate.prepare import Prepared, prepare
+from surgery.calibrate.prompts import Reader
 from surgery.calibrate.sequence import Sequence
+from surgery.calibrate.skeleton import Skeleton
 from surgery.calibrate.store import Store, forget_others
 from surgery.execute.models import Site, Statistics
 from surgery.plan.calibration import calibrations_of
 from surgery.plan.model import Plan
-from surgery.plan.nodes import Calibration, Digests
+from surgery.plan.nodes import Activations, Calibration, Digests, PromptRun
 
 FOLDER: Final = "calibration-"
 
@@ -33,16 +37,22 @@ class Calibrator:
         """Check that all models can be run and all texts suffice. Raises PlanError before any work."""
         digests = Digests()
         found = calibrations_of(tensor.node for output in plan.outputs for tensor in output.tensors)
-        self._prepared = {id(calibration): prepare(calibration) for calibration in found}
-        self._names = {id(calibration): _name(digests, calibration) for calibration in found}
+        texts = [calibration for calibration in found if isinstance(calibration, Calibration)]
+        self._prepared = {id(calibration): prepare(calibration) for calibration in texts}
+        self._names = {id(calibration): _name(digests, calibration) for calibration in texts}
+        self._skeletons = {id(run): Skeleton(run) for run in found if isinstance(run, PromptRun)}
 
-    def __call__(self, calibration: Calibration, found: Mapping[int, Any], site: Site) -> Statistics:
-        """Return the statistics of a calibration's members, by tensor and `Need`.
+    def __call__(self, calibration: Activations, found: Mapping[int, Any], site: Site) -> Statistics:
+        """Return the statistics of a calibration's members, or of calls that look at prompts, by tensor and `Need`.
 
         Raises OpError if a Linear's inputs cannot be seen or are not finite, ResourceError if the disk is full.
         """
-        prepared = self._prepared[id(calibration)]
         free_at_once()
+        if isinstance(calibration, PromptRun):
+            first = site.here.rank == 0
+            seen = Reader(calibration, self._skeletons[id(calibration)], found, site).run() if first else None
+            return site.here.gather(seen)[0]  # type: ignore[return-value]
+        prepared = self._prepared[id(calibration)]
         if site.here.rank > 0:
             return _received(prepared, site)
         names = {key: f"{FOLDER}{name}-{site.here.device.type}" for key, name in self._names.items()}

@@ -2,7 +2,7 @@
 
     for every block:  fill it with tensors as the plan computes them
                       run all samples through it, summing what its Linears see    -> statistics, kept on disk
-                      put the tensors in as the op changes them, by these statistics
+                      put the tensors in as the op changes them, by these statistics (if it changes any)
                       run all samples again, for the next block                   -> hidden states, in a file
                       take the tensors out
 
@@ -77,12 +77,18 @@ class Sequence:
         self._site.tell(f"{self._prepared.calibration.step}: activations of {where}")
         with self._filling.filled(part):
             if members and not known:
-                found = self._collect(part, members)
-                self._store.keep_statistics(_label(part), found)
-                self._statistics |= found
+                self._keep(part, self._collect(part, members))
             if not last:
-                self._filling.change(members)
+                if self._prepared.calibration.changes:
+                    self._filling.change(members)
                 self._hand_on(part)
+
+    def _keep(self, part: int, found: Found) -> None:
+        """Keep a part's statistics; large ones are from now on read from their file, which the system maps."""
+        self._store.keep_statistics(_label(part), found)
+        large = Need.GRAM in self._prepared.calibration.needs
+        kept = self._store.statistics(_label(part)) if large else None
+        self._statistics.update(kept or found)
 
     def _begin(self) -> None:
         """Learn how the model calls its blocks, and compute what the first one is given."""
@@ -117,7 +123,7 @@ class Sequence:
         with self._inputs(part) as states:
 
             def unit(sample: int, ids: torch.Tensor) -> None:
-                watch = Watch(entries, enough=part == OUTSIDE)
+                watch = Watch(entries, self._prepared.calibration.needs, enough=part == OUTSIDE)
                 run(watch, states.read(sample).to(self._device), ids)
                 fold.add(sample, watch.sums)
 

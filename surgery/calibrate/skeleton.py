@@ -12,7 +12,7 @@ from torch import nn
 from surgery.calibrate.names import Place, Places
 from surgery.checkpoint.sidecars import config_with_dtype, without_quantization
 from surgery.errors import PlanError
-from surgery.plan.nodes import Calibration
+from surgery.plan.nodes import Activations
 
 OUTSIDE: Final = -1  # stands for what is in no block where blocks are counted 0, 1, 2, ...
 
@@ -23,7 +23,7 @@ class Skeleton:
     Its blocks are one ModuleList that runs in order; any other model is refused with a PlanError.
     """
 
-    def __init__(self, calibration: Calibration) -> None:
+    def __init__(self, calibration: Activations) -> None:
         self.step = calibration.step
         self.model = _build(self.step, calibration.config)
         self.prefix, self.blocks = self._find_blocks()

@@ -79,6 +79,11 @@ def cached(record: Mapping[str, Any]) -> str:
     return ""
 
 
+def base_name(source: str) -> str:
+    """Return a base's name as it may be published: a path by its last part only."""
+    return Path(source).name if source.startswith((".", "/", "~")) else source
+
+
 def files_of(checkpoint: Checkpoint) -> list[Path]:
     """Return the files that hold the tensors and what they are computed from, as far as readers say where they lie."""
     return sorted({file for part in checkpoint.parts() for file in _extents(part)})

@@ -168,9 +168,10 @@ def _totals(summary: Summary) -> None:
 
 def _calibration(text: CalibrationSummary) -> str:
     """Say what runs before the first tensor is written; it takes longer than the estimate of the time."""
+    disk = f"; {human_bytes(text.disk)} of disk meanwhile" if text.disk else ""
     return (
         f"{text.step} runs its model on {text.samples} × {text.length} tokens first, a block of at most "
-        f"{human_bytes(text.block)} at a time; {human_bytes(text.disk)} of disk meanwhile"
+        f"{human_bytes(text.block)} at a time{disk}"
     )
 
 

@@ -71,8 +71,9 @@ def _entries(files: tuple[Path, ...]) -> Iterator[Entry]:
     from surgery.host import Host
 
     host = Host()
-    for _, plugin in sorted([*host.families.items(), *host.always.items()]):
-        yield _installed(host, plugin)
+    installed = {**host.families, **host.always}  # one may be both
+    for name in sorted(installed):
+        yield _installed(host, installed[name])
     for file in files:
         yield _of_file(file)
 

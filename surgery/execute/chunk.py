@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 
+from surgery.companion import Beside, arranged
 from surgery.errors import PluginError
 from surgery.execute.arena import Arena
 from surgery.math.random import stream_key, uniform
@@ -26,6 +27,8 @@ class EngineChunk:
         "_out",
         "_scratch",
         "base",
+        "beside",
+        "companions",
         "inputs",
         "models",
         "shape",
@@ -43,8 +46,12 @@ class EngineChunk:
         arena: Arena,
         key: tuple[int, str, int] | None,
         statistics: Mapping[str, torch.Tensor] = _NONE,
+        beside: Sequence[torch.Tensor] = (),
     ) -> None:
-        """`key` is (seed, op, its version), which draws depend on; None for a sample, whose elements have no index."""
+        """`key` is (seed, op, its version), which draws depend on; None for a sample, whose elements have no index.
+
+        `beside` are the companions that are there, in the order of the signature's.
+        """
         self.signature = signature
         self.models = models
         self.base = base
@@ -55,13 +62,19 @@ class EngineChunk:
         self._out: torch.Tensor | None = None
         self._draws: torch.Tensor | None = None
         self._scratch: dict[int, torch.Tensor] = {}
-        self.inputs = [*models] if base is None else [base, *models]  # the base first
+        self.beside = beside
+        self.companions: Beside[torch.Tensor] = arranged(signature.companions, beside)
+        self.inputs = [*models, *beside] if base is None else [base, *models, *beside]  # the base first
         self.shape = self.inputs[0].shape
 
     def move(self, start: int, inputs: list[torch.Tensor]) -> None:
-        """Show another range of the same inputs (the base first); buffers and parameters stay."""
+        """Show another range of the same inputs (base, models, companions); buffers and parameters stay."""
         self.start = start
         self.inputs = inputs
+        if self.beside:
+            models = len(inputs) - len(self.beside)
+            inputs, self.beside = inputs[:models], inputs[models:]
+            self.companions = arranged(self.companions, self.beside)
         self.models = inputs if self.base is None else inputs[1:]
         if self.base is not None:
             self.base = inputs[0]

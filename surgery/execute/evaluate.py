@@ -176,16 +176,17 @@ class Evaluator:
         """Return what an op sees of elements start to stop."""
         models = [self.operand(child, start, stop, held, dtype) for child in node.models]
         base = None if node.base is None else self.operand(node.base, start, stop, held, dtype)
-        return EngineChunk(
-            self.signature(node), models, base, start, self.arena, draw_key(node), held.statistics(node)
-        )
+        beside = [self.operand(child, start, stop, held, dtype) for child in node.beside]
+        told = self.signature(node), models, base, start, self.arena, draw_key(node), held.statistics(node)
+        return EngineChunk(*told, beside)
 
     def sample(self, node: Apply, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype) -> EngineChunk:
         """Return what an op sees of several short ranges, one after another."""
         joined = [self._joined(child, runs, held, dtype) for child in inputs_of(node)]
         self.begin()
         base = joined.pop(0) if node.base is not None else None
-        return EngineChunk(self.signature(node), joined, base, 0, self.arena, None)
+        models, beside = joined[: len(node.models)], joined[len(node.models) :]
+        return EngineChunk(self.signature(node), models, base, 0, self.arena, None, beside=beside)
 
     def _joined(
         self, node: Node, runs: list[tuple[int, int]], held: Held, dtype: torch.dtype
@@ -250,10 +251,11 @@ class Evaluator:
         low = first // ALIGNED * ALIGNED
         high = min(-(-last // ALIGNED) * ALIGNED, node.signature.first.numel)
         flat = self.chunk(node, low, high, held, dtype)
-        models = [model[first - low : last - low].view(-1, row) for model in flat.models]
-        base = None if flat.base is None else flat.base[first - low : last - low].view(-1, row)
-        statistics = held.statistics(node)
-        return EngineChunk(node.signature, models, base, first, self.arena, draw_key(node), statistics)
+        inputs = [tensor[first - low : last - low].view(-1, row) for tensor in flat.inputs]
+        base = None if flat.base is None else inputs.pop(0)
+        models, beside = inputs[: len(node.models)], inputs[len(node.models) :]
+        told = node.signature, models, base, first, self.arena, draw_key(node), held.statistics(node)
+        return EngineChunk(*told, beside)
 
     def range(
         self,

@@ -23,10 +23,10 @@ from surgery.execute.device import World
 from surgery.execute.evaluate import Evaluator, Held
 from surgery.execute.needs import Fold, Needs, Phases, Unit, gather_units
 from surgery.ops import BLOCK, Reduce, Scan
-from surgery.plan.nodes import Apply, Calibration, Node, Scope, inputs_of, walk
+from surgery.plan.nodes import Activations, Apply, Node, Scope, inputs_of, walk
 from surgery.schedule.jobs import Job, held_bytes
 
-Whole = Scope | Calibration
+Whole = Scope | Activations
 Statistics = Mapping[str, Mapping[str, torch.Tensor]]  # by tensor, then by `Need`
 
 
@@ -49,7 +49,7 @@ class Site:
 
 
 # From a calibration, what is found of whole models so far, and a place to work to the statistics.
-Calibrate = Callable[[Calibration, Mapping[int, Any], Site], Statistics]
+Calibrate = Callable[[Activations, Mapping[int, Any], Site], Statistics]
 
 
 def scopes_of(jobs: Iterable[Job]) -> list[Whole]:
@@ -70,9 +70,9 @@ def _collect(roots: Iterable[Node], found: dict[int, Whole], seen: set[int]) -> 
 
 
 def _below(whole: Whole) -> Iterable[Node]:
-    if isinstance(whole, Calibration):
-        return whole.nodes.values()
-    return (child for member in whole.members for child in inputs_of(member))
+    if isinstance(whole, Scope):
+        return (child for member in whole.members for child in inputs_of(member))
+    return whole.nodes.values()
 
 
 def gather_models(

@@ -180,11 +180,12 @@ class Needs:
         dtype = compute_dtype(node)
         models = [self._whole(work, child, dtype) for child in node.models]
         base = None if node.base is None else self._whole(work, node.base, dtype)
+        beside = [self._whole(work, child, dtype) for child in node.beside]
         work.begin()
         statistics = self.held.statistics(node)
         # buffers of its own: the result may be `x.out`, which is held, and the arena would keep whole tensors
         arena = Arena(work.place.device)
-        return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics)
+        return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics, beside)
 
     def _tensor(self, work: Evaluator, node: Apply) -> None:
         if node.spec.numel == 0:

@@ -117,15 +117,17 @@ class Program:
         """Return the function from a range's first element to what a node's op sees of it."""
         inputs = [self._rounded(child) for child in inputs_of(node)]
         x: EngineChunk | None = None
-        work, based = self._work, node.base is not None
+        work, based, first = self._work, node.base is not None, int(node.base is not None)
+        last = first + len(node.models)
 
         def see(start: int) -> EngineChunk:
             nonlocal x
             values = [load(start) for load in inputs]
             if x is None:
-                models, base = (values[1:], values[0]) if based else (values, None)
+                models, base, beside = values[first:last], values[0] if based else None, values[last:]
                 signature, statistics = work.signature(node), self._held.statistics(node)
-                x = EngineChunk(signature, models, base, start, work.arena, draw_key(node), statistics)
+                told = signature, models, base, start, work.arena, draw_key(node), statistics
+                x = EngineChunk(*told, beside)
                 self._chunks[id(node)] = x
             else:
                 x.move(start, values)
@@ -160,12 +162,12 @@ class Program:
         staging = work.arena.staging(self._piece * item)
         work.arena.give_back_staging()  # bytes are decoded at once: all inputs share what the cache holds
         out = work.arena.take(self._piece, self._dtype)
-        read, memory, typed = node.checkpoint.read_into, staging.memory, staging.typed(tag)
+        read, memory, typed = node.checkpoint.reader(name), staging.memory, staging.typed(tag)
         size = len(memory)
         zero = work.policy == "zero"
 
         def load(start: int) -> torch.Tensor:
-            read(name, (start + skipped) * item, memory)
+            read((start + skipped) * item, memory)
             work.bytes_read += size
             out.copy_(typed)
             return torch.nan_to_num_(out, nan=0.0, posinf=0.0, neginf=0.0) if zero else out

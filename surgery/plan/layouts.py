@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from surgery.errors import PlanError, PluginError, did_you_mean
-from surgery.ops import BASE, Call, Layout, ModelView, Piece, Signature, Split, Stack, Take
-from surgery.plan.nodes import Apply, Emitted, Node, Rows, Stacked
+from surgery.ops import BASE, Call, Layout, ModelView, Piece, Reading, Signature, Split, Stack, Take
+from surgery.plan.calibration import OF_PROMPTS, prompt_run, require_layer
+from surgery.plan.nodes import Apply, Emitted, Node, PromptRun, Rows, Stacked
 from surgery.plan.problems import Problems
 from surgery.plan.stretches import Stretches, stretches
 from surgery.plan.virtual import VirtualModel, annotate, layer_count, renamed
@@ -76,6 +77,7 @@ class _Pieces:
     seed: int
     made: dict[int, Placed] = field(default_factory=dict)
     indices: dict[tuple[int, tuple[int, ...]], Stretches] = field(default_factory=dict)
+    runs: dict[tuple[str, tuple[tuple[int, ...], ...]], PromptRun] = field(default_factory=dict)
 
     def place(self, name: str, piece: Piece) -> Placed:
         """Return node and spec of a piece for output tensor `name`; PlanError if it cannot be had."""
@@ -148,7 +150,7 @@ class _Pieces:
         params = op.params() if call.params is None else call.params
         split = op.split_of(params)
         parts = self._floats(name, call.parts)
-        if split not in _CALLED or op.emits or op.needs:
+        if split not in _CALLED or op.emits or not _needs_are_met(call):
             raise PluginError(f"op `{op.name}`: cannot be called by a layout op; see `surgery.layout.Call`")
         if split is not Split.TENSOR and any(spec.shape != parts[0][1].shape for _, spec in parts):
             raise PlanError(f"{name}: `{op.name}` is called on {_shapes(parts)}; give it parts of one shape")
@@ -163,7 +165,31 @@ class _Pieces:
             return parts[same]
         spec = op.output(signature, params)
         nodes = tuple(node for node, _ in parts)
-        return Apply(self.step.name, op, split, params, signature, nodes, None, spec, self.seed), spec
+        read = None if call.reading is None else self._run(name, call.reading)
+        told = self.step.name, op, split, params, signature, nodes, None, spec, self.seed
+        return Apply(*told, calibration=read), spec
+
+    def _run(self, name: str, reading: Reading) -> PromptRun:
+        """Return the run of a model on prompts, the same one for all layers, and note before which a tensor looks."""
+        model = self.known.get(reading.model)
+        if model is None:
+            near = did_you_mean(reading.model, self.known)
+            raise PlanError(f"{name}: looks at `{reading.model}`, which is none of the step's models{near}")
+        require_layer(name, reading, model)
+        key = reading.model, reading.prompts
+        if key not in self.runs:
+            self.runs[key] = prompt_run(self.step, model, reading.prompts)
+        run = self.runs[key]
+        if run.layers.setdefault(name, reading.layer) != reading.layer:
+            what = f"layout op `{self.step.op.name}`: {name} looks before layers {run.layers[name]} and {reading.layer}"
+            raise PluginError(f"{what}; let a tensor look before one layer")
+        return run
+
+
+def _needs_are_met(call: Call) -> bool:
+    """Return whether a call gives its op the hidden states that it needs, and none that it does not look at."""
+    needs = set(call.op.needs)
+    return needs <= OF_PROMPTS and bool(needs) == (call.reading is not None)
 
 
 _CALLED = frozenset({Split.ELEMENT, Split.ROW, Split.REDUCE, Split.TENSOR})

@@ -88,5 +88,4 @@ def step_graph(steps: Mapping[str, ResolvedStep], models: Mapping[str, object]) 
 
 def reads(step: ResolvedStep) -> list[str]:
     """Return the names of the models and steps that a step reads, base first, each once."""
-    named = [*([step.base] if step.base else []), *step.models]
-    return list(dict.fromkeys(named))
+    return list(step.inputs)

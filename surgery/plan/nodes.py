@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 import xxhash
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import File, Op, Params, Part, Signature, Split
+from surgery.companion import Beside, flat
+from surgery.ops import File, Need, Op, Params, Part, Signature, Split
 from surgery.plan.stretches import Stretches
 from surgery.recipe.model import Calibration as Settings
 from surgery.tensors import Role, TensorSpec
@@ -86,7 +87,7 @@ class Calibration:
 
     `settings` is what the recipe says, `texts` are its files; `nodes` are all tensors of the model, `roles` what they
     are, `config` and `sidecars` what else is needed to run it; `members` are the op's calls, by the tensor that they
-    change.
+    change. Of `needs` the statistics are; `changes` says whether blocks read what the op makes of those before them.
     """
 
     step: str
@@ -97,12 +98,31 @@ class Calibration:
     sidecars: Mapping[str, File]
     nodes: Mapping[str, Node]
     roles: Mapping[str, Role]
+    needs: tuple[Need, ...] = ()
+    changes: bool = True
     members: dict[str, Apply] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class PromptRun:
+    """Where hidden states come from: a model that reads prompts, each by itself.
+
+    `nodes`, `roles` and `config` are as in a Calibration; `layers` says before which layer each call looks, by the
+    tensor that it makes. Nothing is changed on the way: there are no `members`.
+    """
+
+    step: str
+    prompts: tuple[tuple[int, ...], ...]
+    config: Mapping[str, Any]
+    nodes: Mapping[str, Node]
+    roles: Mapping[str, Role]
+    layers: dict[str, int] = field(default_factory=dict)
+    members: Mapping[str, Apply] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Apply:
-    """An op on a tensor of some models; `signature.models` and `models` run in parallel.
+    """An op on a tensor of some models; `signature.models` and `models` run in parallel, so do their companions.
 
     Of a call that emits `parts`, `spec` is only the shape that its work is cut by.
     """
@@ -117,8 +137,14 @@ class Apply:
     spec: TensorSpec
     seed: int
     scope: Scope | None = None
-    calibration: Calibration | None = None
+    calibration: Activations | None = None
     parts: tuple[Part, ...] = ()
+    companions: Beside[Node] = field(default_factory=dict)
+
+    @property
+    def beside(self) -> tuple[Node, ...]:
+        """Return the companions that are there: the last of the inputs."""
+        return flat(self.companions)
 
     @property
     def row_step(self) -> int:
@@ -155,13 +181,14 @@ class Emitted:
 
 
 Node = Source | Rows | Stacked | Agree | Apply | Member | Emitted
+Activations = Calibration | PromptRun
 
 
 def inputs_of(node: Node) -> tuple[Node, ...]:
     """Return the nodes that a node reads."""
     match node:
         case Apply():
-            return node.models if node.base is None else (node.base, *node.models)
+            return (*weights_of(node), *node.beside) if node.companions else weights_of(node)
         case Rows():
             return (node.node,)
         case Stacked():
@@ -176,6 +203,13 @@ def inputs_of(node: Node) -> tuple[Node, ...]:
             return ()
 
 
+def weights_of(node: Node) -> tuple[Node, ...]:
+    """Return the nodes that a node reads, without what stands beside models: what its result descends from."""
+    if isinstance(node, Apply):
+        return node.models if node.base is None else (node.base, *node.models)
+    return inputs_of(node)
+
+
 def below_rows(node: Node) -> tuple[Node, int]:
     """Return what a node is rows of, or the node itself, and how many of its elements are skipped."""
     skipped = 0
@@ -185,7 +219,7 @@ def below_rows(node: Node) -> tuple[Node, int]:
     return node, skipped
 
 
-def walk(*roots: Node) -> Iterator[Node]:
+def walk(*roots: Node, below: Callable[[Node], tuple[Node, ...]] = inputs_of) -> Iterator[Node]:
     """Yield every node below `roots` once, inputs before what reads them."""
     seen: set[int] = set()
     stack: list[tuple[Node, bool]] = [(root, False) for root in reversed(roots)]
@@ -196,7 +230,7 @@ def walk(*roots: Node) -> Iterator[Node]:
         elif id(node) not in seen:
             seen.add(id(node))
             stack.append((node, True))
-            stack.extend((child, False) for child in reversed(inputs_of(node)))
+            stack.extend((child, False) for child in reversed(below(node)))
 
 
 def sources(*roots: Node) -> list[Source]:
@@ -245,7 +279,16 @@ class Digests:
         each = (self._json(params) for params in node.signature.each)
         below = (self._known[id(child)] for child in inputs_of(node))
         base = node.base is not None
-        head = (NUMBERS_VERSION, node.op.name, node.op.version, self._json(node.params), node.seed, base)
+        head: tuple[object, ...] = (
+            NUMBERS_VERSION,
+            node.op.name,
+            node.op.version,
+            self._json(node.params),
+            node.seed,
+            base,
+        )
+        if node.companions:
+            head = (*head, beside(node))
         return _hash(*head, node.signature.name, node.signature.places, *each, *below)
 
     def _scope(self, scope: Scope | None) -> bytes:
@@ -259,7 +302,7 @@ class Digests:
             self._keep.append(scope)
         return self._scopes[id(scope)]
 
-    def _calibration(self, calibration: Calibration | None) -> bytes:
+    def _calibration(self, calibration: Activations | None) -> bytes:
         """Return the digest of all that the statistics depend on: text, model, and what earlier blocks become."""
         if calibration is None:
             return b""
@@ -267,12 +310,12 @@ class Digests:
             model = [_hash(name, self.of(node)) for name, node in sorted(calibration.nodes.items())]
             calls = [self._apply(member) for _, member in sorted(calibration.members.items())]
             config = json.dumps(calibration.config, sort_keys=True, default=str)
-            settings = calibration.settings.model_dump_json(exclude={"text"})
-            self._scopes[id(calibration)] = _hash(settings, calibration.text_digest, config, *model, *calls)
+            read = _read(calibration)
+            self._scopes[id(calibration)] = _hash(*read, config, *model, *calls)
             self._keep.append(calibration)
         return self._scopes[id(calibration)]
 
-    def calibration(self, calibration: Calibration) -> bytes:
+    def calibration(self, calibration: Activations) -> bytes:
         """Return the digest of a calibration's statistics."""
         return self._calibration(calibration)
 
@@ -281,6 +324,18 @@ class Digests:
             self._params[id(params)] = json.dumps(params.model_dump(mode="json"), sort_keys=True)
             self._keep.append(params)
         return self._params[id(params)]
+
+
+def beside(node: Apply) -> str:
+    """Return which of a call's models have which companions: inputs alone do not tell."""
+    return repr({name: [one is not None for one in row] for name, row in node.companions.items()})
+
+
+def _read(calibration: Activations) -> tuple[object, ...]:
+    """Return what tells apart what models read: text and how it is cut, or prompts and where they are looked at."""
+    if isinstance(calibration, PromptRun):
+        return b"prompts", calibration.prompts, sorted(calibration.layers.items())
+    return calibration.settings.model_dump_json(exclude={"text"}), calibration.text_digest
 
 
 def _hash(*parts: object) -> bytes:

@@ -158,7 +158,10 @@ def _step(
         return expand_layout(step, [models[name] for name in reads(step)], problems, seed)
     base = models[step.base] if step.base else None
     _check_tokens(step, [*([base] if base else []), *inputs], problems)
-    return expand(step, base, inputs, problems, seed)
+    companions = {
+        key: tuple(models[name] if name else None for name in names) for key, names in step.companions.items()
+    }
+    return expand(step, base, inputs, problems, seed, companions)
 
 
 _ONE_VOCABULARY = (

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from surgery.companion import Beside
 from surgery.errors import PlanError
 from surgery.ops import BASE, Description, Group, Made, Params, Signature, Space, Split
 from surgery.plan.calibration import calibration_of
+from surgery.plan.companions import Companions
 from surgery.plan.nodes import Agree, Apply, Emitted, GroupCall, Member, Node, Scope
 from surgery.plan.numbers import Numbers
 from surgery.plan.problems import Problems
@@ -35,6 +37,7 @@ class Expansion:
     models: tuple[VirtualModel, ...]
     problems: Problems
     seed: int
+    companions: Companions
     nodes: dict[str, Node] = field(default_factory=dict)
     specs: dict[str, TensorSpec] = field(default_factory=dict)
     changed: dict[str, Signature] = field(default_factory=dict)
@@ -57,10 +60,12 @@ def expand(
     models: Sequence[VirtualModel],
     problems: Problems,
     seed: int,
+    companions: Beside[VirtualModel],
 ) -> VirtualModel:
     """Return the virtual model that a step (of any op but a layout op) makes."""
-    work = Expansion(step, base, tuple(models), problems, seed)
+    work = Expansion(step, base, tuple(models), problems, seed, Companions(step, companions, problems))
     _check_spaces(work)
+    work.companions.check_spaces()
     if step.op.note:
         problems.warn(work.path, step.op.note)
     split = step.op.split_of(step.params)
@@ -143,6 +148,7 @@ class _Tensors:
         self.scopes: dict[Hashable, Scope] = {}
         self.calibration = calibration_of(step, work.models[0], work.problems) if step.op.needs else None
         self.groups: dict[Hashable, GroupCall] = {}
+        self.simplified = False
         self.numbers = Numbers(step.params, where(work.path), ".".join(map(str, work.path)), head)
         self.each = [
             Numbers(
@@ -178,6 +184,7 @@ class _Tensors:
             work.problems.findings.extend(numbers.missing())
         self._close_groups()
         self._check_scopes()
+        work.companions.close()
 
     def _check_scopes(self) -> None:
         """Refuse numbers that differ between tensors that are gathered from together."""
@@ -334,6 +341,10 @@ class _Tensors:
             places=tuple(o.index for o in models) if len(models) < len(work.models) else (),
         )
         params = self.numbers.at(info)
+        beside: Beside[Node] = {}
+        if op.companions:
+            specs, beside = work.companions.of(signature, params, self.split)
+            signature = replace(signature, companions=specs)
         wrong = op.check(signature, params) if op.check else None
         if wrong:
             work.problems.add_tensor(work.path, wrong.partition(";")[0], f"{name}: {wrong}", name)
@@ -342,9 +353,10 @@ class _Tensors:
         if same is not None:
             operand = base if same == BASE else models[same]
             assert operand is not None
+            self.simplified = True
             self._copy(name, operand)
             return
-        self._call(name, info, signature, params, base, models)
+        self._call(name, info, signature, params, base, models, beside)
 
     def _call(
         self,
@@ -354,6 +366,7 @@ class _Tensors:
         params: Params,
         base: Operand | None,
         models: list[Operand],
+        beside: Beside[Node],
     ) -> None:
         work, op = self.work, self.work.step.op
         parts = tuple(op.emits(signature, params)) if op.emits else ()
@@ -371,6 +384,7 @@ class _Tensors:
             scope=self._scope(signature, params),
             calibration=self.calibration,
             parts=parts,
+            companions=beside,
         )
         work.changed[name] = signature
         if self.calibration is not None:
@@ -408,7 +422,7 @@ class _Tensors:
         self._put(name, Member(group, name, node.spec), node.spec)
 
     def _close_groups(self) -> None:
-        if self.split is Split.GROUP and not self.groups:
+        if self.split is Split.GROUP and not (self.groups or self.simplified):
             self.work.problems.add(
                 self.work.path, "no tensor belongs to a group; check `where:` and the model type"
             )

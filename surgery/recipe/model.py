@@ -123,6 +123,26 @@ class Source(Written):
         raise ValueError(f"must be a path, a Hub id or `{{source: ...}}`, got {shown(value)}")
 
 
+class Calibration(Written):
+    """The text whose activations ops look at."""
+
+    text: Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("list")] = Field(
+        discriminator=_list_or("text")
+    )
+    """A text file, or several, relative to the recipe's folder."""
+    samples: Annotated[int, Field(ge=1)] = 128
+    """How many stretches of text the model reads."""
+    length: Annotated[int, Field(ge=2)] = 512
+    """How many tokens a stretch has."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    """Which stretches are taken."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Return the text files as written."""
+        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
+
+
 class Step(BaseModel):
     """One op applied to models. Keys that are not listed here are parameters of the op."""
 
@@ -143,6 +163,8 @@ class Step(BaseModel):
     """What to do about a tensor that a model lacks: refuse, do without the model, or take the base's."""
     tokenizer: Literal["accept"] | None = None
     """`accept`: go on although the models' vocabularies differ."""
+    calibration: Calibration | None = None
+    """The text for an op that looks at activations, in place of the recipe's."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -178,26 +200,6 @@ class Output(Written):
     """The model whose tokenizer and other files are copied; by default the base's, or the first model's."""
 
 
-class Calibration(Written):
-    """The text whose activations ops of the recipe look at."""
-
-    text: Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("list")] = Field(
-        discriminator=_list_or("text")
-    )
-    """A text file, or several, relative to the recipe's folder."""
-    samples: Annotated[int, Field(ge=1)] = 128
-    """How many stretches of text the model reads."""
-    length: Annotated[int, Field(ge=2)] = 512
-    """How many tokens a stretch has."""
-    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
-    """Which stretches are taken."""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Return the text files as written."""
-        return (self.text,) if isinstance(self.text, str) else tuple(self.text)
-
-
 class Chosen(BaseModel):
     """A sampler or an evaluator. Keys that are not listed here are its parameters; its name alone may be written."""
 
@@ -225,7 +227,7 @@ class Search(Written):
     """How `surgery search` looks for the values of holes; `surgery run` passes over it."""
 
     sampler: Chosen
-    """What proposes values: `evolve.cmaes`, `evolve.tpe`, `evolve.random`, or a plugin's."""
+    """What proposes values: `evolve.cmaes`, `evolve.tpe`, `evolve.greedy`, `evolve.random`, or a plugin's."""
     evaluator: Chosen
     """What scores a candidate: `eval.perplexity`, `eval.python`, or a plugin's."""
     held_out: dict[str, Any] | None = None

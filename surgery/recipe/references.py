@@ -41,7 +41,10 @@ def reference_problems(data: Mapping[str, Any], folder: Path) -> list[Problem]:
 
 def unused(data: Mapping[str, Any]) -> list[Problem]:
     """Return the steps that no output needs, and the models that nothing names."""
+    known = {*_map(data, "models"), *_map(data, "steps")}
     takes = {name: {ref.name for ref in refs} for name, refs in _taken(data).items()}
+    for name, step in _map(data, "steps").items():
+        takes[name] |= known.intersection(_beside(step))
     needed = {ref.name for ref in _written(data)}
     named = needed.union(*takes.values())
     queue = list(needed)
@@ -87,6 +90,13 @@ def _inputs(step: Any, path: KeyPath) -> Iterator[Reference]:
         yield from (Reference((*path, "models", i), name) for i, name in named)
 
 
+def _beside(step: Any) -> Iterator[str]:
+    """Yield the text among the models' parameters: which of it names what stands beside a model, only the op knows."""
+    for params in _map(step, "models").values():
+        if isinstance(params, dict):
+            yield from (value for value in params.values() if isinstance(value, str))
+
+
 def _outputs_of(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
     """Yield the outputs that are mappings, with their paths."""
     if isinstance(data.get("output"), dict):
@@ -129,9 +139,15 @@ def _repeated(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _cycles(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield circles of steps until cutting each at its first step leaves none."""
-    order = {name: i for i, name in enumerate(_map(data, "steps"))}
-    takes = {name: [ref.name for ref in refs if ref.name in order] for name, refs in _taken(data).items()}
+    steps = _map(data, "steps")
+    yield from circles(
+        {name: [ref.name for ref in refs if ref.name in steps] for name, refs in _taken(data).items()}
+    )
+
+
+def circles(takes: dict[str, list[str]]) -> Iterator[Problem]:
+    """Yield circles of steps, by the steps that each takes, until cutting each at its first step leaves none."""
+    order = {name: i for i, name in enumerate(takes)}
     while cycle := _cycle(takes):
         first = min(cycle, key=order.__getitem__)
         start = cycle.index(first)

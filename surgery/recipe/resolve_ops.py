@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from surgery.companion import Beside, flat
 from surgery.errors import PluginError, RecipeError, SurgeryError, did_you_mean
 from surgery.ops import NoParams, Op, Params, Split
+from surgery.recipe.companions import companion_problems, named
 from surgery.recipe.document import MOST, KeyPath, Problem, shown
-from surgery.recipe.model import STEP_KEYS, Missing, Recipe, Step
+from surgery.recipe.model import STEP_KEYS, Calibration, Missing, Recipe, Step
 from surgery.recipe.problems import problems_of
 from surgery.recipe.select import Selection, compile_selector
 from surgery.scalars import DEFAULT_SELECTOR, BySelector
@@ -26,7 +28,7 @@ class ResolvedStep:
     """A step whose op is known and whose parameters are checked.
 
     `models` are sorted by name unless the op is ordered, `first` is the first as written; `each` holds the parameters
-    of every one of them.
+    of every one of them, and `companions` what stands beside them, by the parameter that names it.
     """
 
     name: str
@@ -39,6 +41,14 @@ class ResolvedStep:
     missing: Missing
     tokenizer: Literal["accept"] | None = None
     first: str = ""
+    companions: Beside[str] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return the models and steps that the step reads, each once: the base first, what stands beside them last."""
+        named = [*([self.base] if self.base else []), *self.models, *flat(self.companions)]
+        return tuple(dict.fromkeys(named))
 
 
 def resolve_steps(
@@ -60,6 +70,7 @@ def resolve_steps(
             break
         if found:
             resolved[name] = found
+    problems += companion_problems(resolved, [*recipe.models, *recipe.steps])
     if problems:
         raise RecipeError(recipe.findings(problems))
     return resolved
@@ -84,6 +95,7 @@ class _Resolving:
             return None
         self.base(op)
         self.where(op)
+        self.calibration(op)
         written = self.models(op)
         params = self.params(op)
         models = list(written) if op.ordered else sorted(written)
@@ -101,6 +113,8 @@ class _Resolving:
             missing=step.missing,
             tokenizer=step.tokenizer,
             first=next(iter(written), ""),
+            companions=named(op, each),
+            calibration=step.calibration,
         )
 
     def op(self, lookup: Lookup, known: Known) -> Op | None:
@@ -126,6 +140,10 @@ class _Resolving:
     def where(self, op: Op) -> None:
         if op.splits == (Split.LAYOUT,) and self.step.where is not None:
             self.refuse(f"`{op.name}` arranges whole models; remove `where`", "where", key=True)
+
+    def calibration(self, op: Op) -> None:
+        if self.step.calibration is not None and not op.needs:
+            self.refuse(f"`{op.name}` looks at no activations; remove `calibration`", "calibration", key=True)
 
     def models(self, op: Op) -> dict[str, tuple[KeyPath, Any]]:
         """Return where each model's parameters are written, and they, after counting the models."""

@@ -14,7 +14,7 @@ from surgery.checkpoint.origin import Origin, origin_of
 from surgery.execute.report import Report
 from surgery.ops import Op
 from surgery.plan.model import Output, Plan
-from surgery.plan.nodes import sources
+from surgery.plan.nodes import Source, walk, weights_of
 from surgery.plan.summary import dtypes_of
 from surgery.recipe.published import published, published_source
 from surgery.report.licences import Licence, common, licence_of
@@ -42,7 +42,8 @@ def card(plan: Plan, report: Report, output: Output) -> str:
 
 def parents_of(plan: Plan, output: Output) -> list[str]:
     """Return the sources whose weights the output is computed from, in the recipe's order."""
-    read = {id(node.checkpoint) for node in sources(*(tensor.node for tensor in output.tensors))}
+    nodes = walk(*(tensor.node for tensor in output.tensors), below=weights_of)
+    read = {id(node.checkpoint) for node in nodes if isinstance(node, Source)}
     return [name for name in plan.recipe.models if id(plan.checkpoints.get(name)) in read]
 
 

@@ -1,11 +1,12 @@
-"""What it takes to run a model block by block on calibration text: memory and disk, from headers and config alone.
+"""What it takes to run a model block by block on text: memory and disk, from headers and config alone.
 
     memory  the weights of the largest block (or of what lies outside the blocks), in float32
             + either the buffers in which tensors are computed, or the activations of the samples in flight
-            + the statistics so far
-    disk    what goes into a block and what comes out of it, for all samples: two files
+            + the statistics so far; of Gram matrices those of the largest part, for each sample in flight and in all
+    disk    what goes into a block and what comes out of it, for all samples: two files; Gram matrices
 
 Nothing of this grows with the number of blocks but the statistics: for every Linear a number for each of its inputs.
+Of prompts, which are short, the states are held in memory beside the statistics.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from surgery.ops import Need
+from surgery.plan.calibration import OF_PROMPTS
 from surgery.plan.model import Output, OutputTensor
-from surgery.plan.nodes import Calibration, Node
+from surgery.plan.nodes import Activations, Calibration, Node, PromptRun
 from surgery.plan.virtual import text_config
 from surgery.schedule.jobs import CHUNK, Job, make_jobs
 from surgery.tensors import DTYPES, TensorSpec
@@ -68,27 +71,54 @@ class CalibrationCost:
         return LIBRARY + self.weights + self.statistics
 
 
-def cost_of(calibration: Calibration) -> CalibrationCost:
-    """Return what a calibration takes."""
+def cost_of(calibration: Activations) -> CalibrationCost:
+    """Return what a calibration, or a run on prompts, takes."""
     jobs = calibration_jobs(calibration, calibration.nodes)
-    config = text_config(calibration.config)
-    tokens = calibration.settings.length * calibration.settings.samples
-    hidden = _hidden(calibration, config)
+    hidden = _hidden(calibration, text_config(calibration.config))
+    samples, length, statistics, disk = _read(calibration, hidden)
+    grams, product = _grams(calibration)
+    largest = max(grams.values(), default=0)
     return CalibrationCost(
         step=calibration.step,
-        samples=calibration.settings.samples,
-        length=calibration.settings.length,
+        samples=samples,
+        length=length,
         weights=max(_parts(calibration).values(), default=0),
         computing=max((job.held for job in jobs), default=0),
         working=max((job.working for job in jobs), default=0),
-        sample=_sample(calibration, hidden),
-        statistics=_DOUBLE * sum(spec.shape[-1] + 1 for spec in _members(calibration)),
-        disk=2 * _FLOAT * tokens * hidden,
+        sample=_sample(calibration, hidden, length) + largest + product,
+        statistics=statistics + 2 * largest,  # the sum of all samples, and what is kept of it
+        disk=disk + sum(grams.values()),
     )
 
 
+def _read(calibration: Activations, hidden: int) -> tuple[int, int, int, int]:
+    """Return how many samples are read, the tokens of the longest, bytes of statistics, and of disk."""
+    if isinstance(calibration, PromptRun):
+        lengths = [len(prompt) for prompt in calibration.prompts]
+        rows = len(OF_PROMPTS) * len(lengths) * len(set(calibration.layers.values()))
+        held = hidden * (_FLOAT * sum(lengths) + _DOUBLE * rows)
+        return len(lengths), max(lengths), held, 0
+    samples, length = calibration.settings.samples, calibration.settings.length
+    statistics = _DOUBLE * sum(spec.shape[-1] + 1 for spec in _members(calibration))
+    return samples, length, statistics, 2 * _FLOAT * length * samples * hidden
+
+
+def _grams(calibration: Activations) -> tuple[Mapping[object, int], int]:
+    """Return the bytes of every part's Gram matrices in float64, and of the largest one; none if none are needed."""
+    parts: dict[object, int] = {}
+    largest = 0
+    if isinstance(calibration, PromptRun) or Need.GRAM not in calibration.needs:
+        return parts, largest
+    for name, call in calibration.members.items():
+        size = _DOUBLE * call.signature.first.shape[-1] ** 2
+        part = calibration.roles[name].place
+        parts[part] = parts.get(part, 0) + size
+        largest = max(largest, size)
+    return parts, largest
+
+
 def calibration_jobs(
-    calibration: Calibration, names: Collection[str], changed: Collection[str] = ()
+    calibration: Activations, names: Collection[str], changed: Collection[str] = ()
 ) -> list[Job]:
     """Return the jobs that compute some of the model's tensors as it runs: floats in float32.
 
@@ -110,7 +140,7 @@ def _members(calibration: Calibration) -> Sequence[TensorSpec]:
     return [call.signature.first for call in calibration.members.values()]
 
 
-def _parts(calibration: Calibration) -> Mapping[tuple[str, int] | str, int]:
+def _parts(calibration: Activations) -> Mapping[tuple[str, int] | str, int]:
     """Return the bytes of every block, and of what is outside of them."""
     after = any(calibration.roles[name].layer is None for name in calibration.members)
     parts: dict[tuple[str, int] | str, int] = {}
@@ -124,7 +154,7 @@ def _parts(calibration: Calibration) -> Mapping[tuple[str, int] | str, int]:
     return parts
 
 
-def _hidden(calibration: Calibration, config: Mapping[str, object]) -> int:
+def _hidden(calibration: Activations, config: Mapping[str, object]) -> int:
     """Return the size of the residual stream: what the config says, else the smallest side of a block's matrices."""
     for key in ("hidden_size", "n_embd", "d_model"):
         if isinstance(size := config.get(key), int):
@@ -132,7 +162,7 @@ def _hidden(calibration: Calibration, config: Mapping[str, object]) -> int:
     return min((min(spec.shape) for spec in _matrices(calibration)), default=1)
 
 
-def _matrices(calibration: Calibration) -> list[TensorSpec]:
+def _matrices(calibration: Activations) -> list[TensorSpec]:
     roles = calibration.roles
     return [
         node.spec
@@ -141,7 +171,7 @@ def _matrices(calibration: Calibration) -> list[TensorSpec]:
     ]
 
 
-def _sample(calibration: Calibration, hidden: int) -> int:
+def _sample(calibration: Activations, hidden: int, length: int) -> int:
     """Return the bytes of the activations of one sample in a block."""
     widest = max((max(spec.shape[-2:]) for spec in _matrices(calibration)), default=hidden)
-    return calibration.settings.length * _FLOAT * (NARROW * hidden + WIDE * widest)
+    return length * _FLOAT * (NARROW * hidden + WIDE * widest)

@@ -8,6 +8,7 @@ from typing import Any
 
 import networkx as nx
 
+from surgery.companion import flat
 from surgery.plan.model import Plan
 from surgery.recipe.document import Document
 from surgery.search.space import SEARCH_KEY, Genome
@@ -37,8 +38,11 @@ def baselines(task: Task, centre: Plan) -> list[Baseline]:
 
 
 def parents(plan: Plan) -> list[str]:
-    """Return the models that the output is made of, in the order of the recipe."""
+    """Return the models that the output is made of, without mere statistics, in the order of the recipe."""
     graph = plan.graph()
+    for step in plan.steps.values():
+        weights = {step.base, *step.models}
+        graph.remove_edges_from((one, step.name) for one in flat(step.companions) if one not in weights)
     needed = nx.ancestors(graph, f"-> {plan.outputs[0].name}")
     return [name for name in plan.recipe.models if name in needed]
 

@@ -1,6 +1,6 @@
 """All candidates of a search, in an append-only file of JSON lines.
 
-    {"surgery_search": 1, "search": "<digest of recipe and models>"}
+    {"surgery_search": 2, "search": "<digest of recipe and models>"}
     {"number": 0, "kind": "baseline", "name": "base", "id": "...", "score": 1.43, ...}
 
 A line is on the disk before the next candidate is begun. A kill can tear the last line: it then counts as not written.
@@ -17,7 +17,7 @@ from surgery.checkpoint.syncing import sync_data, sync_folder
 from surgery.errors import ResourceError
 from surgery.search.trial import Trial
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 
 class SearchJournal:

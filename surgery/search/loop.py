@@ -1,4 +1,4 @@
-"""The search: baselines, then ask, score, journal, tell, until all trials are done.
+"""The search: baselines, then ask, score, journal, tell, until all trials are done or nothing is left to propose.
 
 What the journal already holds is not scored again: it is told to the sampler as if it had just been, so that an
 interrupted search that is resumed goes the way it would have gone.
@@ -39,15 +39,21 @@ class Loop:
     started: float = field(default_factory=time.monotonic)
 
     def run(self, baselines: Sequence[Baseline], trials: int) -> list[Trial]:
-        """Score baselines and trials and return them. Raises SurgeryError if no baseline can be scored."""
+        """Score baselines and trials and return them.
+
+        Raises SurgeryError if the sampler cannot vary the holes, or if no baseline can be scored.
+        """
+        space = self.task.space
+        sampler = self.task.sampler.make(space.genes, self.task.sampler_params, self.task.settings.seed)
         for baseline in baselines:
             self._take("baseline", baseline.name, baseline.document, baseline.genome)
         if all(trial.score is None for trial in self.done):
             raise SurgeryError(f"search: no baseline can be scored: {self.done[-1].failure}")
-        space = self.task.space
-        sampler = self.task.sampler.make(space.genes, self.task.sampler_params, self.task.settings.seed)
         for number in range(1, trials + 1):
-            genome = tuple(sampler.ask())
+            asked = sampler.ask()
+            if asked is None:
+                break
+            genome = tuple(asked)
             trial = self._take("trial", f"trial {number}", space.filled(genome), genome)
             sampler.tell(genome, self._lower_is_better(trial))
         return self.done
@@ -83,12 +89,15 @@ class Loop:
         """Return the candidate with its score, or with the reason why it has none."""
         earlier = next((trial for trial in self.done if trial.id == wanted.id), None)
         if earlier is not None:
-            known = replace(wanted, score=earlier.score, failure=earlier.failure, parts=earlier.parts)
-            return replace(known, same=earlier.number, wall=self._wall())
+            return self._known(wanted, earlier)
         began = time.perf_counter()
         try:
             candidate = self.bench.plan(recipe_of(document, self.task.folder))
             planned = time.perf_counter() - began
+            wanted = replace(wanted, made=candidate.made())
+            earlier = next((trial for trial in self.done if trial.made == wanted.made), None)
+            if earlier is not None:
+                return self._known(wanted, earlier)
             found = self.stage.score(candidate, self.task.params)
         except SurgeryError as error:
             return replace(wanted, failure=str(error), wall=self._wall())
@@ -100,6 +109,11 @@ class Loop:
             loaded=found.loaded,
             wall=self._wall(),
         )
+
+    def _known(self, wanted: Trial, earlier: Trial) -> Trial:
+        """Return a candidate with what is known of an earlier one that makes the same."""
+        known = replace(wanted, score=earlier.score, failure=earlier.failure, parts=earlier.parts)
+        return replace(known, made=earlier.made, same=earlier.number, wall=self._wall())
 
     def _wall(self) -> float:
         return round(time.monotonic() - self.started, 3)

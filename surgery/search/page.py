@@ -81,7 +81,7 @@ def _all(result: Result) -> str:
 
 
 def _row(trial: Trial) -> list[str]:
-    note = trial.failure or (f"the same recipe as candidate {trial.same}" if trial.same is not None else "")
+    note = trial.failure or (f"makes the same as candidate {trial.same}" if trial.same is not None else "")
     seconds = f"{sum(trial.cost.values()):.3g}" if trial.cost else "-"
     return [trial.name, _number(trial.score), seconds, str(trial.loaded), note]
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.memory import MemoryCheckpoint
+from surgery.companion import arranged
 from surgery.ops import Split
 from surgery.plan.model import OutputTensor
 from surgery.plan.nodes import Apply, Digests, Node, Rows, Source, Stacked, inputs_of, sources, walk
@@ -117,4 +118,6 @@ def _with_inputs(node: Node, fresh: dict[int, Node]) -> Node:
         return replace(node, nodes=tuple(fresh[id(child)] for child in node.nodes))
     assert isinstance(node, Apply)
     base = None if node.base is None else fresh[id(node.base)]
-    return replace(node, models=tuple(fresh[id(model)] for model in node.models), base=base)
+    models = tuple(fresh[id(model)] for model in node.models)
+    companions = arranged(node.companions, [fresh[id(one)] for one in node.beside])
+    return replace(node, models=models, base=base, companions=companions)

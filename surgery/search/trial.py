@@ -29,7 +29,8 @@ class Trial:
     cost      seconds: plan, weights, evaluate
     loaded    tensors that were computed and copied
     wall      seconds since the search (or its resumption) began
-    same      the number of the earlier candidate with this id, whose score it has
+    made      digest of the tensors and files that it makes: equal ones are scored once; None if it has no plan
+    same      the number of the earlier candidate that makes the same, whose score it has
     """
 
     number: int
@@ -44,6 +45,7 @@ class Trial:
     cost: Mapping[str, float] = field(default_factory=dict)
     loaded: int = 0
     wall: float = 0.0
+    made: str | None = None
     same: int | None = None
 
     def record(self) -> dict[str, Any]:

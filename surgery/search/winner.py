@@ -47,8 +47,9 @@ def plain_yaml(document: Document, folder: Path, to: Path, notes: Sequence[str] 
     data["models"] = {name: _source(source, folder, to) for name, source in data["models"].items()}
     if "to" in data["output"]:
         data["output"] = {**data["output"], "to": _path(data["output"]["to"], folder, to)}
-    if isinstance(data.get("calibration"), dict):
-        data["calibration"] = _texts(data["calibration"], folder, to)
+    if "steps" in data:
+        data["steps"] = {name: _calibrated(step, folder, to) for name, step in data["steps"].items()}
+    data = _calibrated(data, folder, to)
     dumped = yaml.dump(
         data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True
     )
@@ -61,6 +62,12 @@ def _source(source: Any, folder: Path, to: Path) -> Any:
         return {key: _source(value, folder, to) for key, value in source.items()}
     local = (folder / Path(source).expanduser()).exists()
     return _path(source, folder, to) if local else source
+
+
+def _calibrated(part: dict[str, Any], folder: Path, to: Path) -> dict[str, Any]:
+    """Return a recipe or a step whose calibration text is found from another folder."""
+    found = part.get("calibration")
+    return {**part, "calibration": _texts(found, folder, to)} if isinstance(found, dict) else part
 
 
 def _texts(calibration: dict[str, Any], folder: Path, to: Path) -> dict[str, Any]:

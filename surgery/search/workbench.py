@@ -5,6 +5,7 @@ A candidate is a plan; its tensors have digests, and equal digests mean equal by
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,12 +15,15 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 from weakref import finalize
 
+import xxhash
+
 from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.sidecars import put_sidecars
+from surgery.errors import CheckpointError
 from surgery.host import Host
 from surgery.ops import File, Split
 from surgery.plan.model import Output, OutputTensor, Plan
-from surgery.plan.nodes import Apply, Digests, Node, inputs_of, walk
+from surgery.plan.nodes import Apply, Digests, Node, beside, inputs_of, walk
 from surgery.plan.resolve import resolve
 from surgery.recipe.model import Recipe
 from surgery.schedule.jobs import CHUNK, Job, make_jobs
@@ -53,12 +57,25 @@ class Candidate:
         """Return the model that the recipe makes."""
         return self.plan.outputs[0]
 
+    def made(self) -> str:
+        """Return the digest of tensors, config.json and files beside them. Raises CheckpointError if one is gone."""
+        files = {name: _file_digest(file) for name, file in self.output.sidecars.items()}
+        told = json.dumps([self.output.config, dict(self.digests), files], sort_keys=True, default=str)
+        return xxhash.xxh3_128_hexdigest(told.encode())
+
     def subject(self, device: str) -> Subject:
         """Return what an evaluator is told of it."""
         output = self.output
         specs = {tensor.spec.name: tensor.spec for tensor in output.tensors}
         beside = _as_files(output.sidecars, self.files)
         return Subject(output.config, beside, specs, self.plan.recipe.folder.absolute(), device)
+
+
+def _file_digest(file: File) -> str:
+    try:
+        return xxhash.xxh3_128_hexdigest(file if isinstance(file, bytes) else file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file!s}: cannot be read: {error.strerror}; put it back") from error
 
 
 def _as_files(sidecars: Mapping[str, File], folder: Path) -> Mapping[str, Path]:
@@ -176,7 +193,8 @@ def found_keys(roots: Sequence[Node], nodes: Digests) -> dict[int, Hashable]:
             told = node.op.implementation.rests_on(node.signature, node.params)
             if told is not None:
                 inputs = tuple(nodes.of(child) for child in inputs_of(node))
-                keys[id(node)] = (node.op.name, node.op.version, told, node.base is not None, inputs)
+                based = node.base is not None
+                keys[id(node)] = (node.op.name, node.op.version, told, based, beside(node), inputs)
     return keys
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from surgery.companion import Beside, arranged, flat
 from surgery.errors import PluginError
 from surgery.math.random import stream_key, uniform
 from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Op, Signature
@@ -25,6 +26,7 @@ class MemoryChunk:
     seed: int = 0
     sampled: bool = False
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    companions: Beside[Tensor] = field(default_factory=dict)
     _buffers: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -69,16 +71,12 @@ def whole_shape(chunk: MemoryChunk) -> torch.Size:
 def reshaped(chunk: MemoryChunk, shape: tuple[int, ...]) -> MemoryChunk:
     """Return a view of the whole tensor in another shape; of an empty one flat, for it has no rows."""
     shape = shape if chunk.like.numel() else (-1,)
-    return _with(
-        chunk, [model.reshape(shape) for model in chunk.models], _of(chunk.base, lambda x: x.reshape(shape))
-    )
+    return _with(chunk, lambda x: x.reshape(shape))
 
 
 def cut(chunk: MemoryChunk, start: int, stop: int) -> MemoryChunk:
     """Return the elements or rows from `start` to `stop`, with buffers of their own."""
-    part = _with(
-        chunk, [model[start:stop] for model in chunk.models], _of(chunk.base, lambda x: x[start:stop])
-    )
+    part = _with(chunk, lambda x: x[start:stop])
     part.start = chunk.start + start * (chunk.like[0].numel() if chunk.like.numel() else 1)
     return part
 
@@ -97,16 +95,15 @@ def sample(chunk: MemoryChunk) -> MemoryChunk:
     def taken(x: Tensor) -> Tensor:
         return torch.cat([x[start : start + length] for start in starts])
 
-    part = _with(chunk, [taken(model) for model in chunk.models], _of(chunk.base, taken))
+    part = _with(chunk, taken)
     part.sampled = True
     return part
 
 
-def _of(tensor: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
-    return None if tensor is None else change(tensor)
-
-
-def _with(chunk: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> MemoryChunk:
-    return MemoryChunk(
-        chunk.signature, models, base, chunk.start, chunk.op, chunk.seed, statistics=chunk.statistics
-    )
+def _with(chunk: MemoryChunk, change: Callable[[Tensor], Tensor]) -> MemoryChunk:
+    """Return the chunk with every input changed, and with buffers of its own."""
+    base = None if chunk.base is None else change(chunk.base)
+    told = chunk.start, chunk.op, chunk.seed
+    beside = arranged(chunk.companions, map(change, flat(chunk.companions)))
+    models = [change(model) for model in chunk.models]
+    return MemoryChunk(chunk.signature, models, base, *told, statistics=chunk.statistics, companions=beside)

@@ -45,7 +45,7 @@ def run_emitting_op(
     parts = list(op.emits(signature, given))
     whole = runner._chunk(op, signature, tensors, base, seed, statistics=statistics)
     results = _results(op, given, whole, parts, rows)
-    runner._require_untouched(whole, tensors, base)
+    runner._require_untouched(whole, tensors, base, {})
     return {part.spec.name: _joined(op, part, results) for part in parts}
 
 

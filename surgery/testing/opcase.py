@@ -35,6 +35,7 @@ class OpCase:
     scale_equivariant multiplying every input by 4 multiplies the result by 4, to the last bit
     permutable        permuting every input along its first dimension permutes the result, within `tolerance`
     role, statistics  what the op is told of the tensor, and of activations
+    companions        what stands beside each model, by name: a list with None where there is nothing
     chunks            sizes that the op's work is cut into: elements, or rows for a ROW op
     """
 
@@ -52,6 +53,7 @@ class OpCase:
     seed: int = 0
     role: Role | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
+    companions: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Run every law that applies."""
@@ -68,7 +70,8 @@ class OpCase:
         self._check_accelerator(whole)
 
     def _run(self, **changes: Any) -> Tensor:
-        told = {"role": self.role, "statistics": {k: torch.as_tensor(v) for k, v in self.statistics.items()}}
+        told: dict[str, Any] = {"role": self.role, "companions": self._companions()}
+        told["statistics"] = {k: torch.as_tensor(v) for k, v in self.statistics.items()}
         settings = {"models": self._models(), "base": self._base(), "seed": self.seed} | told | changes
         params, each = settings.pop("params", self.params), settings.pop("each", self.each)
         try:
@@ -78,6 +81,16 @@ class OpCase:
 
     def _models(self) -> list[Tensor]:
         return [torch.as_tensor(model) for model in self.models]
+
+    def _companions(self, order: Tensor | None = None) -> dict[str, tuple[Tensor | None, ...]]:
+        """Return the companions; along with a permuted tensor those of its shape are permuted too."""
+
+        def given(one: Any) -> Tensor | None:
+            tensor = None if one is None else torch.as_tensor(one)
+            same = tensor is not None and tensor.shape == self._models()[0].shape
+            return tensor[order] if tensor is not None and order is not None and same else tensor
+
+        return {name: tuple(given(one) for one in row) for name, row in self.companions.items()}
 
     def _base(self) -> Tensor | None:
         return None if self.base is None else torch.as_tensor(self.base)
@@ -128,7 +141,9 @@ class OpCase:
             order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
             base = self._base()
             permuted = self._run(
-                models=[model[order] for model in self._models()], base=None if base is None else base[order]
+                models=[model[order] for model in self._models()],
+                base=None if base is None else base[order],
+                companions=self._companions(order),
             )
             same = self._close(permuted, whole[order].double())
             self._require("permuting the inputs permutes the result", same, permuted, whole[order])

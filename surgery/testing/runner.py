@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from surgery.architecture import Architecture
+from surgery.companion import Beside, arranged, flat
 from surgery.errors import OpError, PluginError
 from surgery.math.convert import encode, torch_dtype
 from surgery.ops import BASE, BLOCK, Group, Op, Params, Reduce, Scan, Signature, Split
@@ -40,6 +41,7 @@ def run_op(
     span: int | None = None,
     role: Role | None = None,
     statistics: Mapping[str, Tensor] | None = None,
+    companions: Beside[Tensor] | None = None,
 ) -> Tensor:
     """Return what `op` makes of one tensor of some models, in the dtype that it infers.
 
@@ -47,12 +49,14 @@ def run_op(
     name); `params` and the entries of `each` are instances of the op's parameters or mappings of them. `chunk`
     is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of `block`
     elements whatever it is, folded one by one, or `span` at a time and then the spans. To a MODEL op the tensor
-    is the whole model. Ramps are taken at `depth`; `statistics` are what the op needs, by `Need`.
+    is the whole model. Ramps are taken at `depth`; `statistics` are what the op needs, by `Need`,
+    and `companions` what stands beside each model in the order in which the op sees them, by name.
     Raises OpError where the op's `check` finds a fault, PluginError where the op breaks the contract.
     """
     tensors, own = _in_order(op, models, each)
     given = concrete(op.params, params, depth)
-    signature = signature_of(op, tensors, base, own, name=name, depth=depth, role=role)
+    beside = _beside(op, companions or {}, len(tensors))
+    signature = signature_of(op, tensors, base, own, name=name, depth=depth, role=role, companions=beside)
     wrong = op.check(signature, given) if op.check else None
     if wrong:
         raise OpError(f"{name}: {wrong}")
@@ -60,9 +64,9 @@ def run_op(
     copied = _copied(op, signature, given, tensors, base)
     if copied is not None:
         return copied.clone().to(torch_dtype(spec.dtype))
-    whole = _chunk(op, signature, tensors, base, seed, device, statistics)
+    whole = _chunk(op, signature, tensors, base, seed, device, statistics, beside)
     values = _run(op, given, whole, chunk, partial(_gather, block=block, span=span))
-    _require_untouched(whole, tensors, base)
+    _require_untouched(whole, tensors, base, beside)
     if values.numel() != spec.numel or (op.split_of(given) is Split.TENSOR and values.shape != spec.shape):
         raise PluginError(
             f"op `{op.name}`: shape as inferred: got {tuple(values.shape)} for {spec.shape}; mend `infer`"
@@ -159,6 +163,7 @@ def signature_of(
     depth: float = 0.0,
     numel: int | None = None,
     role: Role | None = None,
+    companions: Beside[Tensor] | None = None,
 ) -> Signature:
     """Return what is known of a call on these tensors before a value is read."""
     first = models[0] if base is None else base
@@ -169,7 +174,13 @@ def signature_of(
         each=tuple(concrete(op.each, entry, depth) for entry in each) if op.each else (),
         role=role or Role(),
         numel=first.numel() if numel is None else numel,
+        companions=arranged(companions or {}, [_spec(name, one) for one in flat(companions or {})]),
     )
+
+
+def _beside(op: Op, given: Beside[Tensor], models: int) -> Beside[Tensor]:
+    """Return what stands beside so many models; those that nothing is given for have no companion."""
+    return {name: given.get(name, (None,) * models) for name in op.companions}
 
 
 def _in_order(op: Op, models: Models, each: Each | None) -> tuple[list[Tensor], list[Any]]:
@@ -209,18 +220,24 @@ def _chunk(
     seed: int,
     device: str = "cpu",
     statistics: Mapping[str, Tensor] | None = None,
+    companions: Beside[Tensor] | None = None,
 ) -> MemoryChunk:
     """Return the whole tensor as the op sees it: a copy in the compute dtype."""
-    given = [*models, *([] if base is None else [base])]
+    beside = companions or {}
+    given = [*models, *([] if base is None else [base]), *flat(beside)]
     wide = torch.float64 if any(tensor.dtype == torch.float64 for tensor in given) else torch.float32
     copies = [model.to(device, wide, copy=True) for model in models]
     below = None if base is None else base.to(device, wide, copy=True)
-    return MemoryChunk(signature, copies, below, 0, op, seed, statistics=statistics or {})
+    near = arranged(beside, [one.to(device, wide, copy=True) for one in flat(beside)])
+    known = statistics or {}
+    return MemoryChunk(signature, copies, below, 0, op, seed, statistics=known, companions=near)
 
 
-def _require_untouched(whole: MemoryChunk, models: Sequence[Tensor], base: Tensor | None) -> None:
-    given = [*models, *([] if base is None else [base])]
-    kept = [*whole.models, *([] if whole.base is None else [whole.base])]
+def _require_untouched(
+    whole: MemoryChunk, models: Sequence[Tensor], base: Tensor | None, beside: Beside[Tensor]
+) -> None:
+    given = [*models, *([] if base is None else [base]), *flat(beside)]
+    kept = [*whole.models, *([] if whole.base is None else [whole.base]), *flat(whole.companions)]
     for before, after in zip(given, kept, strict=True):
         if not torch.equal(before.to(after).nan_to_num(nan=0.5), after.nan_to_num(nan=0.5)):
             raise PluginError(

@@ -77,3 +77,37 @@ def test_samples_are_added_in_place():
     total = Adding().fold(*parts)
     assert total is parts[0]
     assert total["w"][Need.SQUARES].tolist() == [[20.0, 42.0]]
+
+
+def test_a_gram_matrix_is_summed_where_it_is_needed():
+    weight = torch.ones(5, 2)
+    with Watch(dict([watched("w", weight)]), [Need.GRAM]) as watch:
+        linear(X, weight)
+        linear(X[:1], weight)
+    found = watch.sums["w"][Need.GRAM]
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[[11.0, 16.0], [16.0, 25.0]]]
+    with Watch(dict([watched("w", weight)]), [Need.SQUARES]) as watch:
+        linear(X, weight)
+    assert Need.GRAM not in watch.sums["w"]
+
+
+def test_weights_that_read_the_same_tensor_have_the_same_gram_matrix_until_it_is_written_to():
+    a, b, x = torch.ones(5, 2), torch.ones(3, 2), X.clone()
+    with Watch(dict([watched("a", a), watched("b", b)]), [Need.GRAM]) as watch:
+        linear(x, a)
+        linear(x, b)
+        x.mul_(2)
+        linear(x, b)
+    first = torch.tensor([[10.0, 14.0], [14.0, 21.0]], dtype=torch.float64)
+    assert torch.equal(watch.sums["a"][Need.GRAM][0], first)
+    assert torch.equal(watch.sums["b"][Need.GRAM][0], 5 * first)
+
+
+def test_gram_matrices_of_many_tokens_are_those_of_float64():
+    x, weight = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0)), torch.ones(2, 6)
+    with Watch(dict([watched("w", weight)]), [Need.GRAM]) as watch:
+        linear(x, weight)
+    torch.testing.assert_close(
+        watch.sums["w"][Need.GRAM][0], x.double().T @ x.double(), rtol=1e-13, atol=1e-10
+    )

@@ -7,7 +7,16 @@ import pytest
 import xxhash
 
 from surgery.checkpoint.memory import MemoryCheckpoint
-from surgery.checkpoint.origin import STRETCH, STRETCHES, Origin, cached, files_of, fingerprint, origin_of
+from surgery.checkpoint.origin import (
+    STRETCH,
+    STRETCHES,
+    Origin,
+    base_name,
+    cached,
+    files_of,
+    fingerprint,
+    origin_of,
+)
 from surgery.checkpoint.safetensors import SafetensorsCheckpoint
 from surgery.testing.tiny import save_tiny
 
@@ -116,3 +125,8 @@ def test_what_a_reader_knows_goes_before_what_files_tell(tmp_path):
     assert (both.repository, both.revision) == ("org/name", COMMIT)
     assert both.files == origin_of(local).files | Remote.origin.files
     assert files_of(Pair(local, local)) == files_of(local)
+
+
+def test_a_base_is_named_without_the_folders_that_it_lies_in():
+    names = ("./zoo/base", "/home/me/base", "~/base", "org/name", "org/name@main")
+    assert [base_name(name) for name in names] == ["base", "base", "base", "org/name", "org/name@main"]

@@ -20,6 +20,14 @@ def test_plugins_are_listed_with_what_they_add(surgery):
     assert hf["file"].endswith("surgery_hf/__init__.py")
 
 
+def test_a_plugin_that_is_a_family_and_asked_in_every_run_is_listed_once(surgery):
+    listing = json.loads(surgery("plugins", "--json").stdout)
+    entry = next(entry for entry in listing if entry["name"] == "delta")
+    assert [one["name"] for one in listing].count("delta") == 1
+    assert {"surgery_register_ops", "surgery_register_adapters"} <= set(entry["hooks"])
+    assert entry["ops"] == len(json.loads(surgery("ops", "delta", "--json").stdout))
+
+
 def test_a_broken_plugin_is_listed_with_its_error_and_hides_nobody(surgery, install):
     install("broken", "import does_not_exist")
     found = listed(surgery)

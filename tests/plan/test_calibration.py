@@ -21,12 +21,14 @@ OPS = '''
 import surgery
 from surgery import Need, Split
 
-for name, split in [("row", Split.ROW), ("model", Split.MODEL)]:
+for name, split, need in [
+    ("row", Split.ROW, Need.SQUARES), ("model", Split.MODEL, Need.SQUARES), ("states", Split.TENSOR, Need.LAST)
+]:
     def seen(x, p):
         """Look at activations."""
         return x.models[0]
 
-    vars()[name] = surgery.op(f"cal.{name}", split=split, models=1, vectors="skip", needs=[Need.SQUARES])(seen)
+    vars()[name] = surgery.op(f"cal.{name}", split=split, models=1, vectors="skip", needs=[need])(seen)
 '''
 
 
@@ -69,6 +71,12 @@ def test_a_calibration_knows_the_model_and_the_calls(resolve, tmp_path):
     assert len(found.members) == 6
     assert found.roles["model.layers.1.mlp.up_proj.weight"].layer == 1
     assert found.nodes.keys() == found.roles.keys() > found.members.keys()
+
+
+def test_hidden_states_on_prompts_are_nothing_that_a_step_can_have(resolve):
+    assert findings(resolve, "cal.states") == [
+        "`cal.states` needs hidden states on prompts, which only a layout op can give it; call it from one"
+    ]
 
 
 def test_inner_calibrations_come_first(resolve):
@@ -118,3 +126,25 @@ def test_costs_are_known_without_torch_and_transformers():
     code = "import sys, surgery.schedule.calibrations; print({'torch', 'transformers'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "set()\n"
+
+
+def test_a_step_may_have_a_text_of_its_own(resolve, tmp_path):
+    (tmp_path / "own.txt").write_text("another text")
+    own = {"op": "cal.row", "model": "base", "where": "mlp", "calibration": {"text": "own.txt", "length": 8}}
+    (found,) = calibrations_of(nodes(resolve(steps={"x": own})))
+    assert (found.texts, found.settings.length) == ((tmp_path / "own.txt",), 8)
+
+
+def test_what_is_wrong_with_a_steps_own_text_is_told_where_it_stands(resolve):
+    own = {
+        "op": "cal.row",
+        "model": "base",
+        "where": "mlp",
+        "calibration": {"text": "none.txt", "length": 4096},
+    }
+    with pytest.raises(PlanError) as error:
+        resolve(steps={"x": own})
+    assert [finding.path for finding in error.value.findings] == [
+        "steps.x.calibration.length",
+        "steps.x.calibration.text",
+    ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from surgery.errors import PlanError, PluginError
-from surgery.layout import Call, Layout, Stack, Take
-from surgery.ops import NoParams, Params, layout_op, op
+from surgery.layout import Call, Layout, Reading, Stack, Take
+from surgery.ops import Need, NoParams, Params, Split, layout_op, op
+from surgery.plan.calibration import calibrations_of
 from surgery.plan.nodes import Apply, Digests, Rows, Source, Stacked
 from surgery.tensors import TensorSpec
 from tests.plan.conftest import TOYS, Amount, LayerPeak, scale, whole
@@ -131,6 +132,81 @@ def test_an_op_refuses_what_it_is_called_on(made):
         """Refuse all."""
 
     assert refused(made, Call(picky, [A], Params())) == "w: is not to its liking; change it"
+
+
+@op("toy.states", split=Split.TENSOR, models=1, needs=[Need.LAST])
+def states(x, p):
+    """The last states of all prompts."""
+    return x.statistics[Need.LAST]
+
+
+@pytest.fixture
+def read(plan, memory, monkeypatch):
+    """Returns the nodes of tensors that look at prompts, each (layer, prompts)."""
+    tensors = {EMBED: (4, 2), **{f"model.layers.{i}.mlp.up_proj.weight": (2, 2) for i in (0, 1)}}
+    source = memory(tensors)
+
+    def make(**places):
+        @layout_op("toy.lay")
+        def lay(models, p):
+            """Look at prompts."""
+            pieces = {name: Call(states, [A], None, Reading("a", *place)) for name, place in places.items()}
+            return Layout(pieces, {})
+
+        monkeypatch.setitem(TOYS, "toy.lay", lay)
+        made = plan("  m: {op: toy.lay, models: [a]}", a=source)
+        return [tensor.node for tensor in made.outputs[0].tensors]
+
+    return make
+
+
+def test_calls_that_read_the_same_prompts_share_a_run(read):
+    nodes = read(x=(0, ((1, 2),)), y=(1, ((1, 2),)), z=(1, ((1, 3),)))
+    x, y, z = (node.calibration for node in nodes)
+    assert x is y is not z
+    assert (x.layers, z.layers) == ({"x": 0, "y": 1}, {"z": 1})
+    assert calibrations_of(nodes) == [x, z]
+    assert len(x.nodes) == 3
+
+
+def test_other_prompts_or_layers_are_another_digest(read):
+    places = [(0, ((1, 2),)), (1, ((1, 2),)), (0, ((1, 3),)), (0, ((1,), (2,)))]
+    digests = [Digests().of(read(x=place)[0]) for place in places]
+    assert len(set(digests)) == 4
+    assert Digests().of(read(x=places[0])[0]) == digests[0]
+
+
+@pytest.mark.parametrize(
+    ("reading", "text"),
+    [
+        (Reading("c", 0, ((1,),)), "w: looks at `c`, which is none of the step's models; known: `a`, `b`"),
+        (Reading("a", 0, ((1,),)), "w: looks before layer 0 of `a`, which has 0; count layers from 0"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(made, reading, text):
+    assert refused(made, Call(states, [A], None, reading)) == text
+
+
+@pytest.mark.parametrize("call", [Call(states, [A]), Call(whole, [A], None, Reading("a", 0, ((1,),)))])
+def test_an_op_is_given_prompts_if_it_needs_them_and_only_then(made, call):
+    with pytest.raises(PluginError, match=r"cannot be called by a layout op; see `surgery\.layout\.Call`$"):
+        made(call)
+
+
+def test_one_tensor_looks_before_one_layer(plan, memory, monkeypatch):
+    @layout_op("toy.lay")
+    def lay(models, p):
+        """Look before two layers at once."""
+        both = [Call(states, [A], None, Reading("a", layer, ((1,),))) for layer in (0, 1)]
+        return Layout({"w": Stack(both)}, {})
+
+    monkeypatch.setitem(TOYS, "toy.lay", lay)
+    tensors = {EMBED: (4, 2), **{f"model.layers.{i}.mlp.up_proj.weight": (2, 2) for i in (0, 1)}}
+    with pytest.raises(PluginError) as error:
+        plan("  m: {op: toy.lay, models: [a]}", a=memory(tensors))
+    assert str(error.value) == (
+        "layout op `toy.lay`: w looks before layers 0 and 1; let a tensor look before one layer"
+    )
 
 
 def test_an_op_that_sees_the_whole_model_cannot_be_called(made):

@@ -63,7 +63,7 @@ def test_a_steps_parameters_are_what_is_no_common_key() -> None:
     steps = parse_recipe(TEXT).steps
     assert steps["mix"].params == {"density": [0.1, 0.9]}
     assert steps["twice"].params == {"model_config": 1, "params": 2}
-    assert STEP_KEYS == ("op", "base", "model", "models", "where", "missing", "tokenizer")
+    assert STEP_KEYS == ("op", "base", "model", "models", "where", "missing", "tokenizer", "calibration")
 
 
 def test_a_steps_inputs_are_its_base_and_its_models_each_once() -> None:

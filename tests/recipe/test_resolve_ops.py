@@ -173,8 +173,8 @@ def test_findings_of_all_steps_come_at_once_in_the_order_of_the_text(resolve: Re
         "r.yaml:6:13: steps.two.op: no op is called `toy.cpy`; did you mean `toy.copy` or `toy.stack`?",
         "r.yaml:7:3: steps.three: missing key `model`; `toy.copy` takes one model",
         "r.yaml:7:25: steps.three.base: `toy.copy` takes no base; remove `base`",
-        "r.yaml:7:34: steps.three.x: unknown key; known: `base`, `missing`, `model`, `models`, `op`, `tokenizer`, "
-        "`where`",
+        "r.yaml:7:34: steps.three.x: unknown key; known: `base`, `calibration`, `missing`, `model`, `models`, `op`, "
+        "`tokenizer`, `where`",
     ]
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from surgery.ops import Need
 from surgery.schedule.calibrations import LIBRARY, cost_of
 from surgery.tensors import Role, TensorSpec
 
@@ -25,7 +26,7 @@ class Stored(SimpleNamespace):
     """A tensor in a file, as far as its cost is concerned."""
 
 
-def calibration(monkeypatch, members, roles=ROLES, **config):
+def calibration(monkeypatch, members, roles=ROLES, needs=(), **config):
     monkeypatch.setattr("surgery.schedule.calibrations.make_jobs", lambda outputs, chunk: [])
     nodes = {name: Stored(spec=TensorSpec(name, shape, "BF16")) for name, (_, shape) in roles.items()}
     return SimpleNamespace(
@@ -34,6 +35,7 @@ def calibration(monkeypatch, members, roles=ROLES, **config):
         config=config,
         nodes=nodes,
         roles={name: role for name, (role, _) in roles.items()},
+        needs=needs,
         members={
             n: SimpleNamespace(signature=SimpleNamespace(first=nodes[n].spec), spec=nodes[n].spec)
             for n in members
@@ -59,6 +61,16 @@ def test_activations_statistics_and_files(monkeypatch):
     assert cost.disk == 2 * 5 * 16 * 8 * 4
     assert cost.least == LIBRARY + cost.weights + cost.statistics + cost.sample
     assert cost.at_once(3) - cost.least == 2 * cost.sample
+
+
+def test_gram_matrices_are_held_for_a_part_and_each_sample_and_kept_on_disk(monkeypatch):
+    members = ["0.up", "0.down", "1.up"]
+    plain = cost_of(calibration(monkeypatch, members, hidden_size=8))
+    cost = cost_of(calibration(monkeypatch, members, needs=(Need.GRAM,), hidden_size=8))
+    block, widest, all_of_them = 8 * (64 + 400), 8 * 400, 8 * (64 + 400 + 64)
+    assert cost.sample - plain.sample == block + widest
+    assert cost.statistics - plain.statistics == 2 * block
+    assert cost.disk - plain.disk == all_of_them
 
 
 @pytest.mark.parametrize("config", [{}, {"n_embd": 8}, {"text_config": {"hidden_size": 8}}])

@@ -90,10 +90,12 @@ def test_the_same_seed_gives_the_same_journal(lab):
     assert timeless(journal(lab)) == timeless(first)
 
 
-@pytest.mark.parametrize("sampler", ["evolve.cmaes", "evolve.tpe", "evolve.random"])
-@pytest.mark.parametrize("after", [0, 3, 6])
+@pytest.mark.parametrize("sampler", ["evolve.cmaes", "evolve.tpe", "evolve.random", "evolve.greedy"])
+@pytest.mark.parametrize("after", [0, 3, 5])
 def test_an_interrupted_search_goes_the_way_it_would_have_gone(lab, control, sampler, after):
-    text = recipe_text(sampler=sampler, **control(99))
+    hole = "${search: {choices: [0, 1], by: ['layers[0]', 'layers[1]']}}"
+    holes = {"hole": hole} if sampler == "evolve.greedy" else {}
+    text = recipe_text(sampler=sampler, **holes, **control(99))
     lab.search(text)
     whole = journal(lab)
     (lab.folder / "found").rename(lab.folder / "whole")
@@ -136,6 +138,48 @@ def test_equal_candidates_are_scored_once(lab, control):
     for trial in repeated:
         first = result.trials[trial.same]
         assert (first.id, first.score) == (trial.id, trial.score)
+
+
+def test_candidates_that_make_the_same_are_scored_once(lab, control):
+    text = recipe_text(hole="1", sampler="evolve.greedy", **control(99)).replace("    normalize: false\n", "")
+    text = text.replace("{weight: 1}", "{weight: ${search: {choices: [0, 1]}}}")
+    result = lab.search(text)
+    # a model alone makes what it was, all of them their average: none of the trials is anything new
+    assert [(t.name, t.genome, t.same) for t in result.trials] == [
+        ("parent zero", None, None),
+        ("parent one", None, None),
+        ("average", None, None),
+        ("centre", (1, 1), 2),
+        ("trial 1", (1, 0), 0),
+        ("trial 2", (0, 1), 1),
+        ("trial 3", (1, 1), 3),
+    ]
+    assert len((lab.folder / "control.log").read_text().splitlines()) == 3
+    for trial in result.trials[3:]:
+        assert trial.score == result.trials[trial.same].score
+
+
+def test_files_beside_the_weights_tell_candidates_apart(lab):
+    text = recipe_text(hole="1", sampler="evolve.greedy").replace("    normalize: false\n", "")
+    text = text.replace("{weight: 1}", "{weight: ${search: {choices: [0, 1]}}}")
+    (lab.folder / "one" / "generation_config.json").write_text("{}")
+    same = {trial.name: trial.same for trial in lab.search(text).trials}
+    assert (same["trial 1"], same["trial 2"]) == (0, None)  # without a base the first model gives the files
+
+
+def test_a_sampler_with_nothing_left_ends_the_search(lab):
+    hole = "${search: {choices: [0, 1], by: ['layers[0]', 'layers[1]']}}"
+    result = lab.search(recipe_text(hole=hole, sampler="evolve.greedy"), trials=50)
+    assert [t.genome for t in result.trials if t.kind == "trial"] == [(1, 0), (0, 1), (1, 1)]
+    again = lab.search(recipe_text(hole=hole, sampler="evolve.greedy"), trials=60, resume=True)
+    assert again.trials == result.trials
+
+
+def test_holes_that_the_sampler_cannot_vary_are_told_before_anything_is_scored(lab, control):
+    with pytest.raises(SurgeryError, match=r"^evolve\.greedy: leaves out or takes in, `steps\.mix\."):
+        lab.search(recipe_text(sampler="evolve.greedy", **control(99)))
+    assert not (lab.folder / "control.log").exists()
+    assert not (lab.folder / "found" / "journal.jsonl").exists()
 
 
 def test_failures_are_journaled_with_their_reason_and_the_search_goes_on(lab):

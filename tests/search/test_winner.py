@@ -42,6 +42,14 @@ def test_paths_lead_to_the_same_places_from_the_other_folder(tmp_path):
     assert "search" not in read
 
 
+def test_calibration_texts_are_found_from_there(tmp_path):
+    data = document(m={"op": "x.y", "calibration": {"text": "./own.txt", "samples": 2}}).data
+    data["calibration"] = {"text": ["a.txt", "/b.txt"]}
+    read = read_yaml(plain_yaml(Document("r.yaml", "", data), tmp_path, tmp_path / "found")).data
+    assert read["calibration"] == {"text": ["../a.txt", "/b.txt"]}
+    assert read["steps"] == {"m": {"op": "x.y", "calibration": {"text": "../own.txt", "samples": 2}}}
+
+
 @pytest.mark.parametrize(
     "text", ["1e5", "0o7", "true", "no", ".5", "~", "", "layers[0:8].mlp", "a: b", "#", "-", "1"]
 )

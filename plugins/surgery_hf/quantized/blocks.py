@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from surgery.checkpoint.base import Checkpoint
+from surgery.math.stretch import stretch
 from surgery.tensors import TensorSpec
-from surgery_hf.quantized.tiles import Codec, Tile, stretch
+from surgery_hf.quantized.tiles import Codec, Tile
 
 if TYPE_CHECKING:
     import torch

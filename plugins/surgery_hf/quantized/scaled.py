@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import CheckpointError
 from surgery.math.packing import period, unpack, words_for
+from surgery.math.stretch import stretch
 from surgery.tensors import TensorSpec
-from surgery_hf.quantized.tiles import Codec, Tile, stretch
+from surgery_hf.quantized.tiles import Codec, Tile
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.tensors import TensorSpec, nbytes
+from surgery.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
@@ -75,12 +75,3 @@ def tiles(start: int, stop: int, columns: int) -> Iterator[Tile]:
             rows = min((stop - start) // columns, MOST // columns)
             yield Tile(row, row + rows, 0, columns)
             start += rows * columns
-
-
-def stretch(source: Checkpoint, spec: TensorSpec, start: int, count: int) -> torch.Tensor:
-    """Return `count` elements of a stored tensor from flat element `start` on: 1-D, in their dtype."""
-    from surgery.math.convert import as_tensor
-
-    data = bytearray(nbytes(count, spec.dtype))
-    source.read_into(spec.name, nbytes(start, spec.dtype), memoryview(data))
-    return as_tensor(data, spec.dtype)

@@ -54,6 +54,34 @@ def test_what_has_no_factors_is_the_fine_tunes_own():
     assert list(extracted("m.q.bias", Q, change, save="rest")) == ["m.q.base_layer.bias"]
 
 
+@pytest.mark.parametrize(("energy", "kept"), [(9 / 14, 1), (0.65, 2), (13 / 14, 2), (0.93, 3), (1.0, 3)])
+def test_energy_keeps_as_many_directions_as_have_that_share(energy: float, kept: int):
+    change = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    made = extracted("m.q.weight", Q, change, rank=3, energy=energy)
+    A, B = made["m.q.lora_A.weight"], made["m.q.lora_B.weight"]
+    assert (A.shape, B.shape) == ((3, 3), (3, 3))
+    assert (int(A.any(1).sum()), int(B.any(0).sum())) == (kept, kept)
+    torch.testing.assert_close(
+        B @ A, torch.diag(torch.tensor([3.0, 2.0, 1.0]).where(torch.arange(3) < kept, 0))
+    )
+
+
+def test_energy_takes_no_more_than_the_rank_and_nothing_of_no_change():
+    change = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    full, asked = (extracted("m.q.weight", Q, change, rank=2, **p) for p in ({}, {"energy": 1.0}))
+    assert all(torch.equal(full[key], asked[key]) for key in full)
+    none = extracted("m.q.weight", Q, torch.zeros(3, 3), rank=2, energy=0.9)
+    assert all(value.count_nonzero() == 0 for value in none.values())
+
+
+def test_energy_of_a_large_change_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch):
+    # the randomized method sees a few singular values, their share is of all
+    monkeypatch.setattr("surgery_adapter._factors.EXACT_UP_TO", 10)
+    change = torch.diag(torch.tensor([8.0, 4.0, *[0.5] * 28]))  # 64, 16 and 7 of 87
+    made = extracted("m.q.weight", Q, change, rank=5, energy=80 / 87 - 1e-3)
+    assert int(made["m.q.lora_A.weight"].any(1).sum()) == 2
+
+
 def test_factors_are_rounded_once_to_their_dtype():
     change = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
     full = extracted("m.q.weight", Q, change, rank=5)

@@ -43,28 +43,50 @@ def test_the_rank_is_the_largest_unless_it_is_given(three: Shop):
 
 
 @pytest.mark.parametrize("method", ["linear", "tsvm", "iso"])
-def test_what_does_not_look_at_entries_is_the_same_in_the_core(three: Shop, method: str):
-    near(
-        merge(three, method=method, rank=9, space="core"), merge(three, method=method, rank=9, space="dense")
-    )
+@pytest.mark.parametrize("space", ["core", "knots"])
+def test_what_does_not_look_at_entries_is_the_same_in_every_basis(three: Shop, method: str, space: str):
+    near(merge(three, method=method, rank=9, space=space), merge(three, method=method, rank=9, space="dense"))
+
+
+def elected(deltas: list[torch.Tensor], density: float) -> torch.Tensor:
+    """Return TIES of matrices as the paper writes it, all weights 1."""
+    trimmed = []
+    for delta in deltas:
+        limit = delta.abs().flatten().sort(descending=True).values[int(density * delta.numel()) - 1]
+        trimmed.append(torch.where(delta.abs() >= limit, delta, 0.0))
+    stacked = torch.stack(trimmed)
+    sign = torch.where(stacked.sum(0) < 0, -1.0, 1.0)
+    agree = stacked * sign > 0
+    return torch.where(agree, stacked, 0.0).sum(0) / agree.sum(0).clamp(min=1)
+
+
+def test_ties_of_knots_is_the_papers(three: Shop):
+    U, S, Vh = torch.linalg.svd(torch.cat(changes(), 1), full_matrices=False)
+    parts = (S[:9, None] * Vh[:9]).split(30, 1)
+    wanted = U[:, :9] @ elected(list(parts), 0.3)
+    near(merge(three, method="ties", density=0.3, space="knots", rank=9), wanted)
+
+
+def test_knots_of_directions_that_do_not_meet_are_the_changes(shop: Shop):
+    shop.adapter("a", {"q": ([[1.0, 0.0]], [[3.0], [0.0]])})
+    shop.adapter("b", {"q": ([[0.0, 1.0]], [[0.0], [1.0]])})
+    step = {"op": "adapter.merge", "models": ["a", "b"], "method": "ties", "space": "knots", "rank": 2}
+    found = shop.product(shop.run({**step, "density": 0.5}))
+    torch.testing.assert_close(found.float(), torch.diag(torch.tensor([3.0, 1.0])), rtol=0, atol=1e-6)
 
 
 def test_ties_of_whole_changes_is_the_papers(three: Shop):
-    deltas = []
-    for delta in changes():
-        limit = delta.abs().flatten().sort(descending=True).values[int(0.3 * delta.numel()) - 1]
-        deltas.append(torch.where(delta.abs() >= limit, delta, 0.0))
-    stacked = torch.stack(deltas)
-    sign = torch.where(stacked.sum(0) < 0, -1.0, 1.0)
-    agree = stacked * sign > 0
-    wanted = torch.where(agree, stacked, 0.0).sum(0) / agree.sum(0).clamp(min=1)
+    wanted = elected(changes(), 0.3)
     # ΔW is made of float32 factors in either case: no entry lies as near to its limit as that
     near(merge(three, method="ties", density=0.3, space="dense", rank=20), wanted)
 
 
-def test_ties_in_the_core_is_another_method(three: Shop):
-    dense, core = (merge(three, method="ties", density=0.3, space=s, rank=20) for s in ("dense", "core"))
+def test_ties_is_another_method_in_every_basis(three: Shop):
+    spaces = ("dense", "core", "knots")
+    dense, core, knots = (merge(three, method="ties", density=0.3, space=s, rank=20) for s in spaces)
     assert float((dense - core).norm() / dense.norm()) > 0.1
+    assert float((dense - knots).norm() / dense.norm()) > 0.1
+    assert float((core - knots).norm() / core.norm()) > 0.1
 
 
 def test_lambda_scales_what_comes_out(three: Shop):

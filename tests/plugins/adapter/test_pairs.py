@@ -7,7 +7,7 @@ import pytest
 from surgery.errors import PlanError
 from surgery.ops import Made, Signature
 from surgery.tensors import Role, TensorInfo, TensorSpec
-from surgery_adapter._config import described, scales_of_one
+from surgery_adapter._config import described, scales
 from surgery_adapter._pairs import Side, Stored, Weighted, check, module_of, rank_in, side_of, sized
 
 M = "base_model.model.l.0.q"
@@ -51,7 +51,7 @@ def test_models_may_differ_in_rank_only():
 
 
 def test_ranks_that_deviate_are_in_both_patterns():
-    said = scales_of_one({"l.0.q": 4, "l.1.q": 4, "l.0.v": 2})
+    said = scales({"l.0.q": 4, "l.1.q": 4, "l.0.v": 2})
     assert said == {
         "r": 4,
         "lora_alpha": 4,

@@ -42,6 +42,15 @@ def test_modules_that_have_no_more_ranks_stay_as_they_are(shop: Shop):
     assert {shop.config["r"], *shop.config["rank_pattern"].values()} == {2, 3}
 
 
+def test_a_rank_that_no_module_exceeds_copies_the_adapter(shop: Shop):
+    A, B = filled(3, 6), filled(5, 3, seed=1)
+    shop.adapter("a", {"q": (A, B)})
+    made = shop.run({"op": "adapter.rerank", "model": "a", "rank": 3})
+    assert torch.equal(made["q.lora_A.weight"], A)
+    assert torch.equal(made["q.lora_B.weight"], B)
+    assert shop.config["r"] == 3
+
+
 def test_concat_then_rerank_is_the_nearest_of_the_sum(shop: Shop):
     import surgery
 

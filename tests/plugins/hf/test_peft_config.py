@@ -46,7 +46,7 @@ def test_a_rank_pattern_alone_changes_the_scale_too(tmp_path):
 
 @pytest.mark.parametrize("kind", ["LN_TUNING", "FOURIERFT", 3, ["LORA"], None])
 def test_other_kinds_of_adapters_are_refused_by_name(tmp_path, kind):
-    folded = "`LORA`, `ADALORA`, `IA3`, `LOHA`, `LOKR`, `VERA`, `OFT`, `BOFT`, `HRA`"
+    folded = "`LORA`, `ADALORA`, `IA3`, `LOHA`, `LOKR`, `VERA`, `OFT`, `BOFT`, `HRA`, `SHIRA`"
     assert refused(tmp_path, peft_type=kind) == [
         f"adapters of peft_type `{kind}` are not folded, {folded} are; merge it with peft"
     ]

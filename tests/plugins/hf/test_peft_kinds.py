@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from surgery.checkpoint.memory import MemoryCheckpoint
-from surgery.errors import PlanError
+from surgery.errors import CheckpointError, PlanError
 from surgery_hf import folded
 from surgery_hf.adapters import fold
 from surgery_hf.peft_kinds import KINDS
@@ -85,6 +85,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("BOFT", {"target_modules": ["square"], "boft_block_size": 4}),
     ("HRA", {"target_modules": BOTH, "r": 3}),
     ("HRA", {"target_modules": ["q_proj", "square"], "r": 3, "apply_GS": True, "bias": "all"}),
+    ("SHIRA", {"target_modules": BOTH, "r": 1, "random_seed": 3}),
+    ("SHIRA", {"target_modules": ["q_proj"], "r": 3, "modules_to_save": ["norm"]}),
 ]
 
 
@@ -158,6 +160,28 @@ def test_vera_scales_rows_of_both_random_matrices(adapter: Write):
     save_file(load_file(file) | shared, file)
     found = fold(folder, MemoryCheckpoint({"q.weight": ZEROS}))
     assert read(found, "q.weight").tolist() == [[2, 8], [30, 120]]  # the first two of three columns and rows
+
+
+PLACES = torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.int32)
+
+
+def test_shira_adds_numbers_at_their_places(adapter: Write):
+    parts = {".shira_weight": t([5.0, 7.0, 9.0]), ".shira_indices": PLACES}
+    assert folded_by_hand(adapter, "SHIRA", ONES, parts, r=1) == [[1, 8], [6, 10]]
+
+
+def test_shira_does_not_depend_on_the_blocks_of_rows(adapter: Write, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(folded, "BLOCK", 2)  # a row
+    parts = {".shira_weight": t([5.0, 7.0, 9.0]), ".shira_indices": PLACES}
+    assert folded_by_hand(adapter, "SHIRA", ONES, parts, r=1) == [[1, 8], [6, 10]]
+
+
+@pytest.mark.parametrize("place", [-1, 2])
+def test_shira_outside_of_the_weight_is_an_error(adapter: Write, place: int):
+    places = t([[0], [place]], dtype=torch.int32)
+    told = r"q\.shira_indices: names places outside of a weight of shape \(2, 2\); fold it into the base"
+    with pytest.raises(CheckpointError, match=told):
+        folded_by_hand(adapter, "SHIRA", ONES, {".shira_weight": t([1.0]), ".shira_indices": places}, r=1)
 
 
 def test_oft_turns_rows_by_the_exact_cayley_transform_or_its_series(adapter: Write):
@@ -282,6 +306,18 @@ ELSEWHERE = "fold it into the base that it was trained on"
             {".boft_R": (2, 3, 2, 2), ".boft_s": (4, 1)},
             {},
             "boft_R: has 2 butterfly factors, whose shuffles are not folded; merge it with peft",
+        ),
+        (
+            "SHIRA",
+            {".shira_weight": (3,), ".shira_indices": (2, 4)},
+            {"r": 1},
+            "shira_indices: has shape (2, 4) for values of (3,); save the adapter again",
+        ),
+        (
+            "SHIRA",
+            {".shira_weight": (3,)},
+            {"r": 1},
+            "shira_weight: stands without its `shira_indices`; save the adapter again",
         ),
         (
             "HRA",

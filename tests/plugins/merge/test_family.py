@@ -13,6 +13,7 @@ NAMES = [
     "merge.boost",
     "merge.breadcrumbs",
     "merge.breadcrumbs_ties",
+    "merge.cart",
     "merge.cast",
     "merge.consensus",
     "merge.dare_linear",
@@ -24,7 +25,9 @@ NAMES = [
     "merge.emr_task",
     "merge.extrapolate",
     "merge.fallback",
+    "merge.fisher",
     "merge.geometric_median",
+    "merge.gram",
     "merge.iso_c",
     "merge.iso_cts",
     "merge.karcher",
@@ -41,10 +44,12 @@ NAMES = [
     "merge.pcb",
     "merge.ram",
     "merge.ramplus",
+    "merge.regmean",
     "merge.renorm",
     "merge.reset",
     "merge.sce",
     "merge.slerp",
+    "merge.star",
     "merge.svc",
     "merge.task_arithmetic",
     "merge.ties",
@@ -73,7 +78,7 @@ from surgery.ops import Signature
 from surgery.tensors import Role, TensorSpec
 import surgery_merge
 spec = TensorSpec("w", (4, 4), "BF16")
-given = {"weight": 1.0, "density": 0.5, "t": 0.5}
+given = {"weight": 1.0, "density": 0.5, "t": 0.5, "fisher": "f", "gram": "g"}
 for op in surgery_merge.surgery_register_ops():
     params = op.params.model_validate({k: v for k, v in given.items() if k in op.params.model_fields})
     fields = op.each.model_fields if op.each else {}

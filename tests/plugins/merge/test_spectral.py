@@ -24,11 +24,12 @@ from surgery_merge.dop import dop
 from surgery_merge.iso_c import iso_c
 from surgery_merge.iso_cts import iso_cts
 from surgery_merge.opcm import opcm
+from surgery_merge.star import star
 from surgery_merge.tsvm import tsvm
 from surgery_merge.wudi import wudi
 from tests.plugins.merge.matrices import ALL, diag, noise, random_models
 
-OPS = {op.name.partition(".")[2]: op for op in (boost, dop, iso_c, iso_cts, opcm, tsvm, wudi)}
+OPS = {op.name.partition(".")[2]: op for op in (boost, dop, iso_c, iso_cts, opcm, star, tsvm, wudi)}
 SUMS = {"boost", "opcm"}  # the others take the mean of what is no matrix
 
 ops = pytest.mark.parametrize("op", OPS.values(), ids=OPS)
@@ -188,8 +189,9 @@ print(json.dumps([used(*case) for case in MEASURED]))
 
 MLP, EMBED = ("mlp.up", 0), ("embed", None)
 MEASURED = [
-    *[(name, {}, shape, MLP) for name in [*OPS, "svc"] for shape in ((900, 150), (300, 500))],
+    *[(name, {}, shape, MLP) for name in [*OPS, "cart", "svc"] for shape in ((900, 150), (300, 500))],
     *[("dop", {"share": 0.9}, shape, MLP) for shape in ((500, 300), (300, 500))],
+    *[("star", {"share": 1}, shape, MLP) for shape in ((500, 300), (300, 500))],
     *[(name, {}, (3000, 1000), EMBED) for name in ("opcm", "wudi")],
 ]
 

@@ -89,8 +89,8 @@ def test_the_default_module_is_the_whole_model(step, wrong):
     text = "merge_method: linear\nparameters: {weight: 1}\nmodules:\n  default: {models: [{model: a}]}\n"
     assert step(text)["models"] == {"a": 1}
     assert wrong(text + "  vision_tower: {models: [{model: a}]}") == [
-        "m.yaml:5:17: modules.vision_tower: the module `vision_tower` is not read: steps choose tensors by `where:` "
-        "here; convert the other documents and write a step for it"
+        "m.yaml:5:3: modules.vision_tower: `default` is the only module of a model that has it, "
+        "got `vision_tower` besides; remove one"
     ]
 
 

@@ -80,21 +80,26 @@ def test_a_shared_expert_is_scaled(step):
     assert made["shared_expert"] == {"model": "a", "residual_scale": 0.1}
 
 
-HIDDEN = "runs the base on the prompts, which is not done here"
-INSTEAD = "write `gate_mode: cheap_embed`, `random` or `uniform_random`"
+@pytest.mark.parametrize(
+    ("written", "gate"),
+    [("hidden", "hidden"), ("hidden_last", "hidden"), ("hidden_avg", "hidden_avg")],
+)
+def test_hidden_is_the_last_token_unless_the_mean_is_meant(step, written, gate):
+    assert step(RANDOM.replace("random", written))["gate"] == gate
+
+
+def test_without_a_gate_mode_it_is_hidden_and_marked(translate):
+    made = translate(RANDOM.replace("gate_mode: random\n", ""))
+    assert made.data["steps"]["merged"]["gate"] == "hidden"
+    assert made.comments[("steps", "merged", "gate")] == "mergekit's default"
+    assert made.report[0] == (
+        "Hidden states are float32 and without padding; mergekit's are bfloat16, and its means count padding."
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (
-            "base_model: a\nexperts: [{source_model: b}]",
-            f"m.yaml:1:1: `gate_mode: hidden` {HIDDEN} (and is what a document without `gate_mode` means); {INSTEAD}",
-        ),
-        (
-            RANDOM.replace("random", "hidden_avg"),
-            f"m.yaml:2:12: gate_mode: `gate_mode: hidden_avg` {HIDDEN}; {INSTEAD}",
-        ),
         (
             RANDOM.replace("random", "randm"),
             "m.yaml:2:12: gate_mode: unknown gate mode, got `randm`; did you mean `random`?",

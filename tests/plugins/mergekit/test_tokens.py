@@ -69,27 +69,7 @@ def test_slices_are_cut_from_models_that_have_the_vocabulary(translate):
             "tokenizer: {pad_to_multiple_of: 0}",
             "m.yaml:4:33: tokenizer.pad_to_multiple_of: must be a whole number from 1 up, got `0`",
         ),
-        (
-            "chat_template: short",
-            "m.yaml:4:16: chat_template: must be a Jinja template of at least 20 characters, got `short`",
-        ),
     ],
 )
 def test_what_is_wrong_with_tokens_is_refused(wrong, text, line):
     assert wrong(LINEAR + text) == [line]
-
-
-def test_a_template_that_is_written_out_is_the_results(translate):
-    text = '"{% for m in messages %}{{ m.content }}{% endfor %}"'
-    data = translate(f"{LINEAR}chat_template: {text}").data
-    assert data["output"] == {"model": "merged-chat"}
-    assert data["steps"]["merged-chat"]["chat_template"] == text.strip('"')
-    with_tokens = translate(f"{LINEAR}tokenizer_source: base\nchat_template: {text}").data["steps"]
-    assert with_tokens["a-tokens"]["chat_template"] == text.strip('"')
-
-
-def test_templates_that_mergekit_brings_along_are_passed_over(warned):
-    assert warned(LINEAR + "chat_template: chatml") == [
-        "m.yaml:4:16: chat_template: `chat_template: chatml` is passed over, the template comes with the tokenizer; "
-        "write the template itself, or a model's name in `stitch.tokenizer`"
-    ]

@@ -10,7 +10,9 @@ import surgery_stitch
 
 def test_the_hook_returns_every_op_and_imports_no_torch():
     ops = surgery_stitch.surgery_register_ops()
-    names = "drop interleave layers moe repeat resize_vocab tokenizer transplant_tokenizer upcycle"
+    names = (
+        "chat_template drop interleave layers moe repeat resize_vocab tokenizer transplant_tokenizer upcycle"
+    )
     assert [op.name for op in ops] == [f"stitch.{name}" for name in names.split()]
     assert all(op.cite and op.summary.endswith(".") for op in ops)
     code = "import surgery_stitch, sys; surgery_stitch.surgery_register_ops(); print('torch' in sys.modules)"

@@ -164,7 +164,8 @@ def test_models_of_several_stacks_are_refused():
     with pytest.raises(PlanError) as error:
         stitch(["a[0]"], view("a", specs, {}, GENERIC))
     assert str(error.value) == (
-        "`a` has layers in decoder.layers, encoder.layers; stitch models with one stack of layers"
+        "`a` has layers in decoder.layers, encoder.layers; "
+        "say which with `stack`, a word of its path, where the op has it"
     )
 
 
@@ -180,4 +181,7 @@ def test_backbones_with_named_stages_are_refused():
 def test_encoder_decoders_are_refused():
     with pytest.raises(PlanError) as error:
         stitch(["a[0]"], llama("a", {"is_encoder_decoder": True}))
-    assert str(error.value) == "`a` is an encoder with a decoder; stitch models with one stack of layers"
+    assert (
+        str(error.value)
+        == "`a` is an encoder with a decoder; say which with `stack`, a word of its path, where the op has it"
+    )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import surgery
-from surgery import PlanError, RecipeError
+from surgery import PlanError
 from tests.plugins.stitch.dense import CPU, assert_same, classes, load, model, run, save
 from tests.plugins.stitch.vocabularies import EMBED, config, tensors
 
@@ -103,6 +103,46 @@ def test_routers_are_the_directions_of_the_prompts_embeddings(folder):
         router = made[f"model.layers.{layer}.block_sparse_moe.gate.weight"].double()
         assert torch.allclose(router, torch.stack([first, second]), rtol=1e-6, atol=1e-7)
         assert torch.allclose(router.norm(dim=1), torch.ones(2).double(), atol=1e-6)
+
+
+@torch.no_grad()
+def states(dense, ids, layer, mean):
+    """What enters a layer of transformers' model: of the last token, or the mean, of one prompt."""
+    found = dense(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0].double()
+    return found.mean(0) if mean else found[-1]
+
+
+@pytest.mark.parametrize("gate", ["hidden", "hidden_avg"])
+def test_routers_are_the_directions_of_the_hidden_states_before_their_layer(folder, gate):
+    made = tensors(make(folder, ABC + PROMPTS.replace("cheap_embed", gate)))
+    dense, mean = model("llama", 0), gate == "hidden_avg"
+
+    def unit(row):
+        return row / row.norm()
+
+    for layer in (0, 1):
+        ab, c, d, ef = (states(dense, ids, layer, mean) for ids in ([0, 1, 2], [0, 3], [0, 4], [0, 5, 6]))
+        expected = torch.stack([unit((ab + c) / 2), unit(d - ef)])
+        router = made[f"model.layers.{layer}.block_sparse_moe.gate.weight"].double()
+        assert torch.allclose(router, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_router_of_a_shared_expert_looks_at_its_own_prompts(tmp_path):
+    for seed, name in enumerate("abc"):
+        save(tmp_path / name, "qwen2", seed)
+    more = ", shared_expert: {model: a, positive_prompts: [g a], negative_prompts: [b]}"
+    made = tensors(make(tmp_path, ABC + PROMPTS.replace("cheap_embed", "hidden") + more))
+    dense = model("qwen2", 0)
+    row = states(dense, [0, 7, 1], 1, mean=False) - states(dense, [0, 2], 1, mean=False)
+    shared = made[f"{LAYER}mlp.shared_expert_gate.weight"]
+    assert torch.allclose(shared[0].double(), row / row.norm(), rtol=1e-5, atol=1e-6)
+    assert made[f"{LAYER}mlp.gate.weight"].shape == (2, 16)
+
+
+def test_a_second_run_writes_the_same_routers(folder):
+    step = ABC + PROMPTS.replace("cheap_embed", "hidden")
+    first = (make(folder, step) / "model.safetensors").read_bytes()
+    assert (make(folder, step) / "model.safetensors").read_bytes() == first
 
 
 def test_random_routers_depend_on_the_recipes_seed_alone(folder):
@@ -243,6 +283,15 @@ outputs: {m: {model: m, to: ./m}, twice: {model: twice, to: ./twice}}
             "experts[0]: `b` has no `positive_prompts`, which `gate: cheap_embed` needs; add some",
         ),
         (
+            f"{ABC}, gate: hidden, experts: [b, {{model: c, positive_prompts: [a]}}]",
+            "experts[0]: `b` has no `positive_prompts`, which `gate: hidden` needs; add some",
+        ),
+        (
+            f"{ABC}, gate: hidden, experts: [{{model: b, positive_prompts: [{' '.join('ab' * 32)}]}}, "
+            "{model: c, positive_prompts: [a]}]",
+            "a prompt has 65 tokens, more than the 64 that `a` reads; shorten it",
+        ),
+        (
             f"{ABC}, gate: cheap_embed, experts: [{{model: b, positive_prompts: [a]}}, "
             "{model: c, positive_prompts: [a, b], negative_prompts: [b, a]}]",
             "experts[1]: positive and negative prompts are the same; change one of them",
@@ -256,14 +305,6 @@ outputs: {m: {model: m, to: ./m}, twice: {model: twice, to: ./twice}}
 )
 def test_what_cannot_be_is_refused(folder, step, text):
     assert refused(folder, step) == text
-
-
-@pytest.mark.parametrize("gate", ["hidden", "hidden_last", "hidden_avg"])
-def test_gates_of_activations_are_refused_by_name(folder, gate):
-    assert refused(folder, f"{ABC}, gate: {gate}", error=RecipeError) == (
-        f".gate: `{gate}` gates need activations of the base on the prompts, which no layout op has; "
-        "write `cheap_embed`, which takes the prompts' embeddings"
-    )
 
 
 @pytest.mark.parametrize(

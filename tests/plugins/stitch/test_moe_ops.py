@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgery.testing import Identity, OpCase, run_op
-from surgery_stitch._moe_ops import draws, expert, no_bias, router_of_prompts
+from surgery_stitch._moe_ops import draws, expert, no_bias, router_of_prompts, router_of_states
 
 W = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
 TOKENS = torch.tensor([[6.0, 8.0], [0.0, 5.0], [0.0, 1.0], [0.0, -3.0], [7.0, 0.0]])
@@ -75,3 +75,40 @@ def test_negative_prompts_are_taken_away_as_directions():
 def test_opposite_tokens_leave_a_row_of_zeros():
     made = run_op(router_of_prompts, {"tokens": [[2, 0]]}, models=[torch.tensor([[1.0, 2.0], [-1.0, -2.0]])])
     assert made.tolist() == [[0, 0]]
+
+
+HALF = 0.5**0.5
+STATES = {
+    "last": torch.tensor([[3.0, 4.0], [0.0, 2.0], [2.0, 0.0], [1.0, 1.0]], dtype=torch.float64),
+    "mean": torch.tensor([[1.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 5.0]], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # (3, 4) alone; (0, 2) less the mean of (2, 0) and (1, 1), which is (-1.5, 1.5)
+        ({"prompts": [[1, 0], [1, 2]], "first": 0, "mean": False}, [[0.6, 0.8], [-HALF, HALF]]),
+        # the mean (1.5, 3) of two less (2, 0): (-0.5, 3), whose square is 9.25
+        (
+            {"prompts": [[2, 1], [1, 0]], "first": 0, "mean": False},
+            [[-0.5 / 9.25**0.5, 3 / 9.25**0.5], [HALF] * 2],
+        ),
+        # (0, 2) less the mean of (2, 0) and (0, 5): (-1, -0.5)
+        ({"prompts": [[1, 0], [1, 2]], "first": 0, "mean": True}, [[1.0, 0.0], [-2 * 5**-0.5, -(5**-0.5)]]),
+        ({"prompts": [[2, 1], [1, 0]], "first": 1, "mean": True}, [[0.0, 1.0]]),
+    ],
+)
+def test_a_row_is_the_direction_of_positive_less_negative_prompts(settings, expected):
+    wanted = torch.tensor(expected)
+    OpCase(
+        router_of_states, settings, models=[torch.ones(wanted.shape)], statistics=STATES, expected=wanted
+    ).check()
+
+
+def test_prompts_that_are_no_different_leave_a_row_of_zeros():
+    same = {name: states[[0, 0]] for name, states in STATES.items()}
+    told = {"prompts": [[1, 1]], "first": 0, "mean": False}
+    OpCase(
+        router_of_states, told, models=[torch.ones(1, 2)], statistics=same, expected=torch.zeros(1, 2)
+    ).check()

@@ -1,0 +1,148 @@
+"""A base with a stored delta added, computed block by block while it is read; every block's base is checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from xxhash import xxh3_128_digest
+
+from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.errors import CheckpointError
+from surgery.tensors import DTYPES, TensorSpec, promote
+from surgery_delta._codec import Codec
+from surgery_delta._stored import block_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Raise it when a codec's numbers change: what was journaled with the old ones is then computed again.
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is stored of a tensor's change: its codec, and the checks of its base."""
+
+    codec: Codec
+    check: TensorSpec
+
+    @property
+    def parts(self) -> tuple[TensorSpec, ...]:
+        """Return all stored tensors, the codes first."""
+        return (*self.codec.parts, self.check)
+
+
+class DeltaCheckpoint(Checkpoint):
+    """A base as a delta changes it: coded tensors are the sums, `whole` ones the delta's own, others the base's.
+
+    A sum is float32, or float64 if the base is: nothing is rounded to the base's dtype before an op has seen it. That
+    dtype is its `native` one, in which it is written unless the recipe says otherwise.
+    """
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        delta: Checkpoint,
+        changes: Mapping[str, Change],
+        whole: Collection[str],
+        named: str,
+    ) -> None:
+        self.location = base.location
+        self.aliases, self.config, self.sidecars = base.aliases, base.config, base.sidecars
+        self.space, self.description = base.space, base.description
+        self._base, self._delta, self._changes, self._whole = base, delta, dict(changes), frozenset(whole)
+        self._named = named
+        self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
+        self.native = dict(base.native) | {name: base.tensors[name].dtype for name in changes}
+
+    def _spec(self, spec: TensorSpec) -> TensorSpec:
+        if spec.name in self._changes:
+            return spec.with_(dtype=promote([spec.dtype, "F32"]))
+        return self._delta.tensors[spec.name] if spec.name in self._whole else spec
+
+    def _home(self, name: str) -> Checkpoint:
+        """Return where a tensor is stored that is not a sum, or what a sum begins from."""
+        return self._delta if name in self._whole else self._base
+
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """Return the base, the delta and itself."""
+        return (*self._base.parts(), *self._delta.parts(), self)
+
+    def expect(self, names: Collection[str]) -> None:
+        """Tell the base and the delta which of their tensors will be read."""
+        used = [name for name in names if name in self._whole]
+        used += [part.name for name in names if name in self._changes for part in self._changes[name].parts]
+        self._base.expect([name for name in names if name not in self._whole])
+        self._delta.expect(used)
+
+    def doing(self) -> str:
+        """Return what the base or the delta is busy with."""
+        return self._base.doing() or self._delta.doing()
+
+    def whole_file_bytes(self) -> int:
+        """Return what the base and the delta may come to hold."""
+        return self._base.whole_file_bytes() + self._delta.whole_file_bytes()
+
+    def read_into(self, name: str, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with bytes of a tensor, adding as it is read. Raises CheckpointError for another base."""
+        if name not in self._changes:
+            self._home(name).read_into(name, start, buffer)
+            return
+        from surgery.math.stretch import fill_from_blocks
+
+        spec = self.tensors[name]
+        fill_from_blocks(spec, block_rows(spec.row), start, buffer, lambda first: self._block(name, first))
+
+    def prefetch(self, name: str, start: int, nbytes: int) -> None:
+        """Ask the system to read ahead what the stretch is computed from."""
+        home, spec = self._home(name), self.tensors[name]
+        bits, stored = DTYPES[spec.dtype].bits, DTYPES[home.tensors[name].dtype].bits
+        home.prefetch(name, start * stored // bits, nbytes * stored // bits)
+        if name in self._changes:
+            codes = self._changes[name].codec.parts[0]
+            share = codes.nbytes / spec.nbytes
+            self._delta.prefetch(codes.name, int(start * share), int(nbytes * share))
+
+    def extent(self, name: str) -> Extent | None:
+        """Return where a tensor lies that is not computed; None for one that is."""
+        return None if name in self._changes else self._home(name).extent(name)
+
+    def identity(self, name: str) -> bytes:
+        """Return a digest of all that a tensor is computed from: both files, the codec, the arithmetic."""
+        stored = self._home(name).identity(name)
+        if name not in self._changes:
+            return stored
+        change = self._changes[name]
+        parts = [self._delta.identity(part.name) for part in change.parts]
+        return xxh3_128_digest(repr(("delta", VERSION, stored, parts, change)).encode())
+
+    def close(self) -> None:
+        """Close the base and the delta."""
+        self._base.close()
+        self._delta.close()
+
+    def _block(self, name: str, first: int) -> Tensor:
+        """Return the sum on a block of rows."""
+        from surgery.math.convert import torch_dtype
+        from surgery.math.stretch import stretch
+
+        spec, stored = self.tensors[name], self._base.tensors[name]
+        last = min(first + block_rows(spec.row), spec.shape[0])
+        flat = stretch(self._base, stored, first * spec.row, (last - first) * spec.row)
+        rows = flat.to(torch_dtype(spec.dtype)).view(-1, spec.row)
+        self._require_base(name, first, last, rows)
+        return rows.add_(self._changes[name].codec.decode(self._delta, first, last))
+
+    def _require_base(self, name: str, first: int, last: int, rows: Tensor) -> None:
+        from surgery.math.stretch import stretch
+        from surgery_delta._checks import checks
+
+        noted = stretch(self._delta, self._changes[name].check, first // block_rows(rows.shape[1]), 1)
+        if int(noted) != int(checks(rows)):
+            where = f"rows {first} to {last - 1} of {name}"
+            raise CheckpointError(
+                f"{self.location}: {where} are not those that the delta was taken of; "
+                f"name `{self._named}` as `source:`"
+            )
