@@ -81,6 +81,35 @@ CASES = {
 }
 
 
+WHOLE_MODEL = {
+    "ties": {"each": {"density": 0.5}, "scope": "model"},
+    "pcb": {"each": {}, "scope": "model"},
+}
+
+
+@pytest.mark.slow
+def test_shares_of_a_whole_model_larger_than_the_budget_take_no_more_than_any_other(shop, toys):
+    budget, rows = 110 * MIB, 12
+    for seed, name in enumerate(("base", "a", "b")):
+        numbers = torch.randn(rows, 1_000_003, generator=torch.Generator().manual_seed(seed))
+        tensors = {f"layers.{i}.w": part.clone() for i, part in enumerate(numbers.split(rows // 2))}
+        (shop.folder / name).mkdir()
+        save_file(tensors, shop.folder / name / "model.safetensors")
+    shop.models = {name: f"./{name}" for name in ("base", "a", "b")}
+    assert 3 * rows * 1_000_003 * 4 > budget
+    cases = []
+    for method, told in WHOLE_MODEL.items():
+        models = {name: told["each"] for name in ("a", "b")}
+        step = {"op": f"merge.{method}", "base": "base", "models": models, "scope": told["scope"]}
+        document = shop.document({"m": step}, to=f"out-{method}")
+        cases.append(json.dumps({"memory": budget, "recipe": yaml.safe_dump(document, sort_keys=False)}))
+    printed, errors = shop.start(MEASURE, toys, *cases).communicate(timeout=100)
+    assert errors == ""
+    for method, line in zip(WHOLE_MODEL, printed.splitlines(), strict=True):
+        case = json.loads(line)
+        assert case["used"] <= case["peak"] <= budget, (method, case)
+
+
 @pytest.mark.slow
 def test_memory_stays_below_the_schedules_figure_and_the_budget(shop, toys):
     for name, rows in {"a": 70, "b": 70, "c": 70, "d": 20, "e": 20}.items():
