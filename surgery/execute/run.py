@@ -24,7 +24,7 @@ from surgery.execute.publishing import Publishing
 from surgery.execute.report import JobDone, Leave, Listener, Meter, Progress, Report, peak_rss
 from surgery.execute.samples import Samples
 from surgery.execute.sink import Sink
-from surgery.execute.syncer import BATCH_SECONDS, WAITED_FOR, Syncer
+from surgery.execute.syncer import Syncer
 from surgery.host import Host
 from surgery.plan.model import Output, Plan
 from surgery.plan.nodes import Digests, sources
@@ -71,8 +71,8 @@ def run(
             publishing.opened()
             work = _Run(schedule, sinks, here, host, publishing)
             work.go(listener, calibrate)
-            report = work.report(started, kept)
             _collect(sinks, here, work.entries)
+            report = work.report(started, kept)
             if here.rank == 0:
                 with work.telling(listener):
                     urls = publish(plan, report, sinks, host, publishing, force=options.force, leave=leave)
@@ -193,7 +193,7 @@ class _Run:
             stop.set()
 
     def _jobs(self, crew: Crew, found: dict[int, Any]) -> None:
-        syncer = Syncer(self._committed, WAITED_FOR if self.publishing else BATCH_SECONDS)
+        syncer = Syncer(self._committed, waited_for=bool(self.publishing))
         runs = (JobRun(job, self.sinks, found, syncer.done, self.meter) for job in self._read_ahead())
         try:
             crew.run((job_run.phases, job_run.job.held) for job_run in runs)

@@ -12,15 +12,16 @@ from surgery.execute.sink import Sink, Writing
 
 BATCH_BYTES = 256 * 2**20
 BATCH_SECONDS = 1.0
-WAITED_FOR = 0.2  # seconds between commits while finished files are waited for, to be uploaded
+WAITED_FOR = 0.2  # seconds between commits when finished files are waited for, to be uploaded
 
 
 class Syncer:
     """Takes finished tensors and commits them every 256 MiB or every so many seconds."""
 
-    def __init__(self, committed: Callable[[Sink, Entry], None], seconds: float = BATCH_SECONDS) -> None:
+    def __init__(self, committed: Callable[[Sink, Entry], None], *, waited_for: bool = False) -> None:
+        """`waited_for`: files are to be published as soon as they are complete."""
         self._committed = committed
-        self._seconds = seconds
+        self._seconds = WAITED_FOR if waited_for else BATCH_SECONDS
         self._queue: queue.SimpleQueue[Writing | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._ended = threading.Event()
@@ -88,4 +89,4 @@ class Syncer:
     def _entry(self, writing: Writing) -> Entry:
         name = writing.spec.name
         digest = writing.sink.digests[name]
-        return Entry(name, digest, writing.hexdigest(), writing.spec.nbytes)
+        return Entry(name, digest, writing.hexdigest(), writing.spec.nbytes, notes=writing.notes)

@@ -213,7 +213,7 @@ def test_what_is_wrong_with_an_adapter_is_told_with_its_place_in_the_recipe(shop
     told = "there is no such file or folder; known: `base`, `lora`, `own.py`, `r.yaml`"
     assert findings(shop, "./nowhere", tmp_path) == [f"{where}./nowhere: {told}"]
     assert findings(shop, "./base", tmp_path) == [
-        f"{where}./base: is no adapter in a known format; known: peft"
+        f"{where}./base: is no adapter in a known format; known: delta, peft"
     ]
     shutil.copytree(tmp_path / "lora", tmp_path / "other")
     (tmp_path / "other" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 0, "lora_alpha": 0}')
