@@ -27,7 +27,7 @@ Shape = tuple[int, int]
 Positive = Annotated[float, Schedulable(gt=0)]
 
 _DOUBLE: Final = 8  # bytes of a float64
-_PIECES: Final = 6 * _DOUBLE * BLOCK  # what sums hold at a time
+_PIECES: Final = 5 * _DOUBLE * BLOCK  # what sums hold at a time
 _SLACK: Final = 1e-12  # 7/8 of 8 is 7, though floats may say a little more
 
 
