@@ -32,30 +32,28 @@ class Slerp(Params):
 
 @dataclass(slots=True)
 class Norms:
-    """Squared norms of the blocks of a, b, a-b and a+b; kept apart so that their sum has no order."""
+    """Squared norms of the blocks of a, b and a-b; kept apart so that their sum has no order."""
 
     a: list[float] = field(default_factory=list)
     b: list[float] = field(default_factory=list)
     difference: list[float] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
 
 
-def coefficients(
-    t: float, a: float, b: float, difference: float, total: float, threshold: float
-) -> tuple[float, float]:
-    """Return what a and b are multiplied with, from the squared norms of a, b, a-b and a+b.
+def coefficients(t: float, a: float, b: float, difference: float, threshold: float) -> tuple[float, float]:
+    """Return what a and b are multiplied with, from the squared norms of a, b and a-b.
 
-    Ω = 2·atan2(p, q) with p² = (|a-b|² - (|a|-|b|)²)/(|a||b|) = 4·sin²(Ω/2) and q² likewise from a+b: nothing
-    cancels near 0 or π. The ends are not normalised. Parallel, opposite and zero vectors: a straight line.
+    Ω = 2·atan2(√p, √(4-p)) with p = (|a-b|² - (|a|-|b|)²)/(|a||b|) = 4·sin²(Ω/2): nothing cancels where models are
+    alike. Of opposite ones digits are lost, half of them at π - 10⁻⁴, where the default threshold has long taken the
+    straight line. The ends are not normalised. Parallel, opposite and zero vectors: a straight line.
     """
     product = math.sqrt(a) * math.sqrt(b)
     straight = (1 - t, t)
     if product == 0:
         return straight
     gap = (math.sqrt(a) - math.sqrt(b)) ** 2
-    p = max(difference - gap, 0.0) / product
-    q = max(total - gap, 0.0) / product
-    if abs(q - p) / 4 > threshold:
+    p = min(max(difference - gap, 0.0) / product, 4.0)
+    q = 4.0 - p
+    if abs(q - p) / 4 > threshold or p == 0 or q == 0:
         return straight
     omega = 2 * math.atan2(math.sqrt(p), math.sqrt(q))
     return math.sin((1 - t) * omega) / math.sin(omega), math.sin(t * omega) / math.sin(omega)
@@ -101,7 +99,6 @@ class SlerpOp(Reduce):
             a, b = torch.sub(a, x.base, out=work), torch.sub(b, x.base, out=other)
         norms.a.append(squared_norm(a))
         norms.b.append(squared_norm(b))
-        norms.total.append(squared_norm(torch.add(a, b, out=work)))
         return norms
 
     def fold(self, total: Norms, part: Norms) -> Norms:
@@ -109,16 +106,14 @@ class SlerpOp(Reduce):
         total.a += part.a
         total.b += part.b
         total.difference += part.difference
-        total.total += part.total
         return total
 
     def solve(self, signature: Signature, p: Slerp, total: Norms, found: None) -> tuple[float, float]:
         """Return the coefficients of the two models."""
         from surgery.math.reduce import exact_sum
 
-        a, b = exact_sum(total.a), exact_sum(total.b)
-        difference, both = exact_sum(total.difference), exact_sum(total.total)
-        return coefficients(p.t, a, b, difference, both, p.dot_threshold)
+        a, b, difference = map(exact_sum, (total.a, total.b, total.difference))
+        return coefficients(p.t, a, b, difference, p.dot_threshold)
 
     def apply(self, x: Chunk, p: Slerp, found: tuple[float, float]) -> Tensor:
         """Return the weighted sum of the models, or of their deltas."""
