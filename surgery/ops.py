@@ -64,6 +64,10 @@ SAMPLE_RUN: Final = 256
 BASE: Final = -1  # stands for the base where models are counted 0, 1, 2, ...
 
 
+# What the Hub calls `base_model_relation`.
+Relation = Literal["adapter", "merge", "quantized", "finetune"]
+
+
 class Split(StrEnum):
     """How an op's work may be cut; see the table above."""
 
@@ -173,12 +177,18 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """How a model is packed: its config and the names of its files; `sidecars`: whether a tokenizer belongs to it."""
+    """How a model is packed: its config and the names of its files; `sidecars`: whether a tokenizer belongs to it.
+
+    `relation` is what it is to the models that it was made of and `library` what loads it, in the Hub's words; left
+    out, they follow from its config and from how many models these are.
+    """
 
     config: Mapping[str, Any]
     config_file: str = "config.json"
     stem: str = "model"
     sidecars: bool = True
+    relation: Relation | None = None
+    library: str | None = None
 
 
 class Chunk(Protocol):
@@ -204,6 +214,13 @@ class Chunk(Protocol):
         """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone.
 
         The buffer is the same for every call on a chunk: use the draws before asking for more.
+        """
+        ...
+
+    def note(self, name: str, number: float) -> None:
+        """Note a finite number about a tensor that is seen whole (TENSOR, GROUP), such as an error.
+
+        `name` is of letters and underscores, and new in the call. The report of a run tells it beside the tensor.
         """
         ...
 
@@ -238,6 +255,13 @@ class Reduce(ABC):
         A search that varies other parameters then gathers once. What is found must not change in `apply`.
         """
         return None
+
+    def notes(self, signature: Signature, params: Any, found: Any) -> Mapping[str, float]:
+        """Return finite numbers about what was found, by name, for the report: see `Chunk.note`.
+
+        Asked once for each tensor, and not where nothing was found (None).
+        """
+        return {}
 
     @abstractmethod
     def apply(self, x: Chunk, params: Any, found: Any) -> Tensor:

@@ -75,7 +75,13 @@ def described(made: Made, p: Any, rank_of: Ranks, *, pairs: bool = True) -> Desc
         # modules are named in full; these would choose among them once more
         **dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules")),
     }
-    return Description(config, config_file="adapter_config.json", stem="adapter_model", sidecars=False)
+    return as_adapter(config)
+
+
+def as_adapter(config: Mapping[str, Any]) -> Description:
+    """Return how an adapter is packed, as peft reads it."""
+    names = {"config_file": "adapter_config.json", "stem": "adapter_model"}
+    return Description(config, **names, sidecars=False, relation="adapter", library="peft")
 
 
 def _torn(made: Made) -> list[str]:

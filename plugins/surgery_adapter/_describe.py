@@ -9,7 +9,7 @@ from surgery.checkpoint.origin import base_name
 from surgery.errors import Finding, PlanError
 from surgery.ops import Description, Made
 from surgery.targets import CONV1D
-from surgery_adapter._config import fresh_config
+from surgery_adapter._config import as_adapter, fresh_config
 from surgery_adapter._kinds import Extract, Kind, kind_of, module_of, rank_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def describe(made: Made, p: Extract | Init, scale: float = 1) -> Description:
         "fan_in_fan_out": p.fan_in_fan_out,
         "modules_to_save": saved or None,
     }
-    return Description(config, config_file="adapter_config.json", stem="adapter_model", sidecars=False)
+    return as_adapter(config)
 
 
 def _problems(

@@ -21,8 +21,22 @@ def factors(delta: Tensor, rank: int, name: str, energy: float | None = None) ->
     overflows where the other underflows. A change of zero gives zeros. With `energy` only as many directions are kept
     as have that share of Σσ² together, and zeros stand in the place of the others.
     """
+    return divided(*directions(delta, rank, name, energy))
+
+
+def divided(U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Return A and B in float32 of a decomposition, the root of the singular values in both."""
     import torch
 
+    root = S.sqrt()
+    A, B = root[:, None] * Vh, U * root
+    return A.to(torch.float32), B.to(torch.float32)
+
+
+def directions(
+    delta: Tensor, rank: int, name: str, energy: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [out, rank], S [rank], Vh [rank, in] of `factors` in float64: those not kept have a σ of 0."""
     from surgery.math.svd import sketch_draws, svd_exact, svd_randomized
 
     shape = (delta.shape[0], delta.shape[1])
@@ -33,9 +47,7 @@ def factors(delta: Tensor, rank: int, name: str, energy: float | None = None) ->
     S = S[:rank].clone()
     if energy is not None:
         S[_needed(S, delta, energy) :] = 0
-    root = S.sqrt()
-    A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
-    return A.to(torch.float32), B.to(torch.float32)
+    return U[:, :rank], S, Vh[:rank]
 
 
 def _needed(S: Tensor, delta: Tensor, energy: float) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from surgery.notes import note_energy
 from surgery.ops import Chunk, Part, Signature, Space, Split, op
 from surgery_adapter._describe import describe
-from surgery_adapter._factors import factor_bytes, factors
+from surgery_adapter._factors import directions, divided, factor_bytes
 from surgery_adapter._kinds import (
     PREFIX,
     Extract,
@@ -79,14 +80,21 @@ def extract(x: Chunk, p: Extract) -> Mapping[str, Tensor]:
     rank, in patterns where ranks differ). With `energy` each change gets only as many directions as have that share of
     its sum of squares; sizes are fixed before a weight is read, so that zeros fill the rest of `rank`.
 
-    The result is a folder that peft loads: adapter_model.safetensors and adapter_config.json.
+    The report tells of every change `energy`, the share of its sum of squares that is kept, and `rank`. The result is a
+    folder that peft loads: adapter_model.safetensors and adapter_config.json.
     """
     first, *second = parts(x.signature, p)
     if not second:
         return {first.spec.name: x.models[0]}
+    from surgery.math.reduce import squared_norm
+
     assert x.base is not None
     delta = x.models[0] - x.base
+    whole = squared_norm(delta.reshape(-1))
     if transposed(x.signature, p):
         delta = delta.T
-    A, B = factors(delta, rank_of(x.signature, p), x.signature.name, p.energy)
+    U, S, Vh = directions(delta, rank_of(x.signature, p), x.signature.name, p.energy)
+    x.note("rank", int(S.count_nonzero()))
+    note_energy(x, float(S.square().sum()), whole)
+    A, B = divided(U, S, Vh)
     return {first.spec.name: A.to(delta.dtype), second[0].spec.name: B.to(delta.dtype)}

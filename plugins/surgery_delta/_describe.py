@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from surgery.checkpoint.origin import base_name
 from surgery.errors import PlanError
 from surgery.ops import Description, Made
@@ -21,4 +24,9 @@ def describe(made: Made, p: Delta) -> Description:
             key: made.config[key] for key in ("model_type", "architectures") if made.config.get(key)
         },
     }
-    return Description(config, config_file=CONFIG, stem=STEM, sidecars=False)
+    return as_delta(config)
+
+
+def as_delta(config: Mapping[str, Any]) -> Description:
+    """Return how a delta is packed: it is nothing without its base, which is what the Hub calls an adapter."""
+    return Description(config, config_file=CONFIG, stem=STEM, sidecars=False, relation="adapter")

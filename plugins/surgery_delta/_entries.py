@@ -15,7 +15,9 @@ from surgery.errors import CheckpointError
 from surgery.math.convert import torch_dtype
 from surgery.math.patterns import device_patterns, patterns_of
 from surgery.math.patterns import largest as largest_pattern
+from surgery.math.reduce import squared_norm
 from surgery.math.stretch import stretch
+from surgery.notes import note_energy
 from surgery.ops import Chunk
 from surgery.tensors import TensorSpec
 from surgery_delta._checks import checks
@@ -34,8 +36,10 @@ def coded(x: Chunk, p: Sparse) -> Mapping[str, Tensor]:
     )
     rows = torch.bincount(places // spec.row, minlength=len(delta)).cumsum(0)
     values, columns, starts, check = parts(x.signature, p)
+    kept = delta.view(-1)[places]
+    note_energy(x, squared_norm(kept), squared_norm(delta.view(-1)))
     return {
-        values.spec.name: delta.view(-1)[places],
+        values.spec.name: kept,
         columns.spec.name: (places % spec.row).to(torch_dtype(columns.spec.dtype)),
         starts.spec.name: torch.cat([rows.new_zeros(1), rows]).to(torch_dtype(starts.spec.dtype)),
         check.spec.name: checks(base),

@@ -13,10 +13,11 @@ from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.checkpoint.origin import base_name, origin_of
 from surgery.checkpoint.strict_json import parse_object
 from surgery.errors import CheckpointError, Finding, PlanError
-from surgery.ops import Description, Space
+from surgery.ops import Space
 from surgery_delta._applied import DeltaCheckpoint
+from surgery_delta._describe import as_delta
 from surgery_delta._read import read_headers
-from surgery_delta._stored import CONFIG, FORMAT, STEM, Delta
+from surgery_delta._stored import CONFIG, FORMAT, Delta
 from surgery_delta.bits import Bits
 from surgery_delta.quantize import Quantize
 from surgery_delta.sparse import Sparse
@@ -59,7 +60,7 @@ def by_itself(checkpoint: Checkpoint) -> Checkpoint | None:
     said, _ = _config(folder)
     view = DeltaCheckpoint(checkpoint, MemoryCheckpoint({}), {}, (), "")
     view.config, view.space = said, Space.DELTA
-    view.description = Description(said, config_file=CONFIG, stem=STEM, sidecars=False)
+    view.description = as_delta(said)
     return view
 
 

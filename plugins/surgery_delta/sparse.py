@@ -90,7 +90,8 @@ def sparse(x: Chunk, p: Sparse) -> Mapping[str, Tensor]:
     """Store the largest changes of a fine-tune: the ⌊density·n⌋ largest |τ| of each matrix, exactly so many.
 
     τ = θ - θ0 in float32; of equal ones those of the lower index are taken. Entries are stored row by row in the order
-    of columns. The result is a folder that `adapter:` beside a `source:` reads.
+    of columns. The report tells the `energy` that is kept, their share of the sum of squares. The result is a folder
+    that `adapter:` beside a `source:` reads.
     """
     from surgery_delta._entries import coded
 

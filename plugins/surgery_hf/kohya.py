@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import CheckpointError
-from surgery.ops import Description, Space
+from surgery.ops import Space
 from surgery.tensors import DTYPES, TensorSpec
 from surgery_hf.folded import FoldedCheckpoint
-from surgery_hf.peft_config import CONFIG
+from surgery_hf.peft_config import as_adapter
 from surgery_hf.peft_edits import Edit
 from surgery_hf.peft_formula import Formula, Held, Reading
 
@@ -72,7 +72,7 @@ def kohya_factors(checkpoint: Checkpoint) -> Checkpoint:
     view = FoldedCheckpoint(checkpoint, checkpoint, edits)
     view.tensors = {name: spec for name, spec in view.tensors.items() if not name.endswith(_ALPHA)}
     view.config, view.space = {}, Space.FACTORS
-    view.description = Description({}, config_file=CONFIG, stem="adapter_model", sidecars=False)
+    view.description = as_adapter({})
     return view
 
 

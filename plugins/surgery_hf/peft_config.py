@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from surgery.checkpoint.strict_json import parse_object
 from surgery.errors import CheckpointError, Finding, PlanError
+from surgery.ops import Description
 from surgery.recipe.regex import search_in
 from surgery_hf.peft_kinds import KINDS, why_not
 from surgery_hf.peft_module import Kind, words
@@ -54,6 +55,12 @@ class Config:
     kind: Kind | None
     said: Mapping[str, Any]
     scales: LoraConfig
+
+
+def as_adapter(config: Mapping[str, Any]) -> Description:
+    """Return how an adapter that is written anew is packed."""
+    names = {"config_file": CONFIG, "stem": "adapter_model"}
+    return Description(config, **names, sidecars=False, relation="adapter", library="peft")
 
 
 def read_config(folder: Path) -> Config:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 from surgery.checkpoint.base import Checkpoint
 from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.errors import CheckpointError, PlanError
-from surgery.ops import Description, Space
+from surgery.ops import Space
 from surgery.tensors import DTYPES, TensorSpec
 from surgery_hf.folded import FoldedCheckpoint
-from surgery_hf.peft_config import CONFIG, Config, read_config
+from surgery_hf.peft_config import CONFIG, Config, as_adapter, read_config
 from surgery_hf.peft_edits import Edit
 from surgery_hf.peft_formula import Formula, Held, Reading
 from surgery_hf.peft_keys import Part, parse_keys
@@ -85,7 +85,7 @@ def factors_of(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     said = {**config.said, "use_rslora": False, "lora_alpha": scales.rank}
     said["alpha_pattern"] = {pattern.expression: pattern.value for pattern in scales.ranks}
     view.config, view.space = said, Space.FACTORS
-    view.description = Description(said, config_file=CONFIG, stem="adapter_model", sidecars=False)
+    view.description = as_adapter(said)
     return view
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from surgery.math.ranks import exact_bytes, randomized_bytes
+from surgery.notes import note_energy
 from surgery.ops import Chunk, Signature, Split, op
 from surgery.targets import is_stack, matrix_shape
 from surgery_lowrank._rank import Rank, check, exact, known_rank, untouched, worth
@@ -53,9 +55,12 @@ def svd(x: Chunk, p: Svd) -> Tensor:
     No matrix of that rank is nearer in the Frobenius or spectral norm; the error is the root of the dropped Σσ². A
     convolution [out, in, kh, kw] is seen as [out, in·kh·kw], a stack of experts as its matrices. A rank that saves
     nothing leaves the matrix as it is. Computed and multiplied out in float64; randomized products in float32. The
-    random test matrix depends on the tensor's name and shape alone.
+    random test matrix depends on the tensor's name and shape alone. The report tells of every tensor the `energy` kept,
+    the share of its sum of squares, and the `rank`, of a stack the highest.
     """
     import torch
+
+    from surgery.math.reduce import squared_norm
 
     weights = x.models[0]
     shape = matrix_shape(x.signature)
@@ -64,13 +69,19 @@ def svd(x: Chunk, p: Svd) -> Tensor:
     names = [x.signature.name]
     if is_stack(x.signature):
         names = [f"{x.signature.name}[{index}]" for index in range(len(matrices))]
+    ranks, energies = [], []
     for name, matrix, out in zip(names, matrices, result.view(-1, *shape), strict=True):
-        out.copy_(_reduced(matrix, name, known_rank(x.signature, p), p))
+        reduced, rank, energy = _reduced(matrix, name, known_rank(x.signature, p), p)
+        out.copy_(reduced)
+        ranks.append(rank)
+        energies.append(squared_norm(matrix.reshape(-1)) if energy is None else energy)
+    x.note("rank", max(ranks))
+    note_energy(x, math.fsum(energies), squared_norm(weights.reshape(-1)))
     return result
 
 
-def _reduced(W: Tensor, name: str, rank: int | None, p: Svd) -> Tensor:
-    """Return a matrix's best approximation of a rank, or the matrix where that saves nothing."""
+def _reduced(W: Tensor, name: str, rank: int | None, p: Svd) -> tuple[Tensor, int, float | None]:
+    """Return a matrix's best approximation, its rank and Σσ²; the matrix and no Σσ² where a rank saves nothing."""
     from surgery.math.svd import rank_for_energy, sketch_draws, svd_exact, svd_randomized
 
     shape = (W.shape[0], W.shape[1])
@@ -82,5 +93,6 @@ def _reduced(W: Tensor, name: str, rank: int | None, p: Svd) -> Tensor:
     if p.energy is not None:
         rank = rank_for_energy(S, p.energy)
         if not worth(shape, rank, p):
-            return W
-    return (U[:, :rank] * S[:rank]) @ Vh[:rank]
+            return W, min(shape), None
+    kept = S[:rank]
+    return (U[:, :rank] * kept) @ Vh[:rank], len(kept), float(kept.square().sum())

@@ -163,6 +163,10 @@ class Piece:
         """Return the rows' draws."""
         return _rows(self.whole.uniform(stream))[self.rows]
 
+    def note(self, name: str, number: float) -> None:
+        """Note a number about the whole tensor."""
+        self.whole.note(name, number)
+
 
 def merged(x: Chunk, p: Della, merge: Callable[[Chunk, Sequence[Survivors]], Tensor]) -> Tensor:
     """Return `merge` of what survives, on a range, or piece by piece on a whole tensor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
@@ -107,6 +109,10 @@ class ModelStockOp(Reduce):
 
         G = gram.symmetric(total.total(_lines(signature))) if p.filter_wise else gram.total(total)
         return ratios(G, clamp=p.clamp)
+
+    def notes(self, signature: Signature, p: ModelStock, found: Matrix) -> Mapping[str, float]:
+        """Return t where it is one for a tensor; of NaN that are kept there is none."""
+        return {} if p.filter_wise or not math.isfinite(float(found)) else {"ratio": float(found)}
 
     def apply(self, x: Chunk, p: ModelStock, found: Matrix) -> Tensor:
         """Return the base plus t times the mean delta."""

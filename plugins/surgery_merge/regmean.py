@@ -74,22 +74,21 @@ def regmean(x: Chunk, p: Regmean) -> Tensor:
 
     Off-diagonals of G are multiplied by `alpha` first. Solved in float64 by Cholesky's method for the difference to the
     weighted mean of the models, which is what the ridge draws to. If the system cannot be factored the ridge is raised
-    tenfold, up to 0.1. What has no Gram matrix of every model is averaged: Σ w·θ / Σ w. Raises OpError for what no
-    Gram matrices are.
+    tenfold, up to 0.1; the report tells the `ridge` of every matrix. What has no Gram matrix of every model is
+    averaged: Σ w·θ / Σ w. Raises OpError for what no Gram matrices are.
     """
     weights = weights_of(x.signature)
     grams = [gram for gram in x.companions[GRAM] if gram is not None]
     if len(grams) < len(weights):
         return mean_of(x, weights)
-    return x.out.copy_(_regressed(x.models, grams, weights, p, x.signature.name))
+    return x.out.copy_(_regressed(x, grams, weights, p))
 
 
-def _regressed(
-    models: Sequence[Tensor], grams: Sequence[Tensor], weights: Sequence[float], p: Regmean, name: str
-) -> Tensor:
+def _regressed(x: Chunk, grams: Sequence[Tensor], weights: Sequence[float], p: Regmean) -> Tensor:
     """Return M [out, in] in float64."""
     import torch
 
+    models = x.models
     mean, total = torch.zeros_like(models[0], dtype=torch.float64), math.fsum(weights)
     for model, weight in zip(models, weights, strict=True):
         mean.add_(model, alpha=weight / total)
@@ -103,11 +102,13 @@ def _regressed(
         del shrunk
     if not system.any():
         return mean  # no model has read anything
-    return mean.add_(torch.cholesky_solve(right.T, _factor(system, p.ridge, name)).T)
+    factor, ridge = _factor(system, p.ridge, x.signature.name)
+    x.note("ridge", ridge)
+    return mean.add_(torch.cholesky_solve(right.T, factor).T)
 
 
-def _factor(system: Tensor, ridge: float, name: str) -> Tensor:
-    """Return Cholesky's factor of a system with a ridge on its diagonal; changes the system."""
+def _factor(system: Tensor, ridge: float, name: str) -> tuple[Tensor, float]:
+    """Return Cholesky's factor of a system with a ridge on its diagonal, and that ridge; changes the system."""
     import torch
 
     mean, added = float(system.trace()) / len(system), 0.0
@@ -116,7 +117,7 @@ def _factor(system: Tensor, ridge: float, name: str) -> Tensor:
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(system)
         if not failed:
-            return factor
+            return factor, ridge
         added, ridge = ridge, max(10 * ridge, 1e-12)
     raise OpError(
         f"{name}: the sum of its `{GRAM}` matrices is not positive definite with a ridge of {_MOST:g}; "

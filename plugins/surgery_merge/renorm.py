@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -84,6 +85,10 @@ class RenormOp(Reduce):
         if not parents:
             return 1.0  # no parent has the tensor
         return _wanted(p.norm, parents, others[-1]) / merged
+
+    def notes(self, signature: Signature, p: Renorm, found: float) -> Mapping[str, float]:
+        """Return what the merged delta is multiplied with; of NaN that are kept there is nothing to tell."""
+        return {"factor": found} if math.isfinite(found) else {}
 
     def apply(self, x: Chunk, p: Renorm, found: float | None) -> Tensor:
         """Return the scaled range."""

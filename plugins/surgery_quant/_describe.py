@@ -44,7 +44,7 @@ def describe(made: Made, p: Scheme) -> Description:
         "ignore": _ignored(made),
         "config_groups": {"group_0": group},
     }
-    return Description({**made.config, "quantization_config": quantization})
+    return Description({**made.config, "quantization_config": quantization}, relation="quantized")
 
 
 # Inputs are rounded by the engine, one scale for each token.

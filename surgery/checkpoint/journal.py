@@ -2,7 +2,9 @@
 
     {"surgery_journal": 1}
     ["model.norm.weight", "<digest of its job>", "<hash of its bytes>", 8192, 16777216]
+    ["model.layers.0.mlp.up_proj.weight", "...", "...", 8192, 16777216, [["<step>", "<tensor>", {"rank": 8}]]]
 
+What ops noted about a tensor, if they did, stands last: a run that goes on has the numbers of what was finished before.
 A line is appended only after the tensor's bytes were synced, and is synced itself before `append` returns.
 A kill can tear the last line: it then counts as not written.
 """
@@ -19,6 +21,7 @@ from typing import Any, Final, NamedTuple
 from surgery.checkpoint.hashing import PIECE
 from surgery.checkpoint.syncing import sync_data, sync_folder
 from surgery.errors import CheckpointError, ResourceError
+from surgery.notes import Noted
 
 VERSION: Final = 1
 _HEADER: Final = (json.dumps({"surgery_journal": VERSION}) + "\n").encode()
@@ -27,7 +30,7 @@ _HEADER: Final = (json.dumps({"surgery_journal": VERSION}) + "\n").encode()
 class Entry(NamedTuple):
     """A tensor whose bytes are on disk: the digest of the job that made it, their hash and number.
 
-    `piece` is the size of the pieces that the hash was computed from.
+    `piece` is the size of the pieces that the hash was computed from; `notes` is what ops noted on the way.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Entry(NamedTuple):
     xxh3: str
     nbytes: int
     piece: int = PIECE
+    notes: tuple[Noted, ...] = ()
 
 
 class Journal:
@@ -57,7 +61,9 @@ class Journal:
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write entries and return when they are on disk. Raises ResourceError if they cannot be."""
-        lines = b"".join((json.dumps(entry) + "\n").encode() for entry in entries)
+        lines = b"".join(
+            (json.dumps(entry if entry.notes else entry[:-1]) + "\n").encode() for entry in entries
+        )
         with self._lock:
             try:
                 if self._descriptor is None:
@@ -123,8 +129,11 @@ class Journal:
             )
 
     def _entry(self, number: int, value: Any) -> Entry:
-        if isinstance(value, list) and [type(part) for part in value] == [str, str, str, int, int]:
-            return Entry(*value)
+        if isinstance(value, list) and [type(part) for part in value[:5]] == [str, str, str, int, int]:
+            notes = _notes(value[5:])
+            if notes is not None:
+                name, digest, xxh3, nbytes, piece = value[:5]
+                return Entry(name, digest, xxh3, nbytes, piece, notes)
         raise CheckpointError(f"{self.path}:{number}: is damaged; run with --no-resume")
 
 
@@ -136,6 +145,16 @@ def _value(line: bytes) -> Any:
         return json.loads(line)
     except ValueError:
         return None
+
+
+def _notes(rest: list[Any]) -> tuple[Noted, ...] | None:
+    """Return what stands behind an entry's own parts; None if these are no notes."""
+    if not rest:
+        return ()
+    if len(rest) > 1 or not isinstance(rest[0], list):
+        return None
+    whole = all(isinstance(one, list) and [type(part) for part in one] == [str, str, dict] for one in rest[0])
+    return tuple(Noted(*one) for one in rest[0]) if whole else None
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from surgery.schedule.order import Schedule
 
 EVERY = 0.5  # seconds between two lines of progress for machines
+FEW = 6  # lines on what ops noted; more are for the page that `surgery report` makes
 
 
 class Announcer(ABC):
@@ -97,6 +98,8 @@ class ForPeople(Announcer):
             ],
         )
         say(took(report))
+        for line in noted(report):
+            say(line)
         if report.resumed:
             say(f"{report.resumed:,} tensors were kept from an interrupted run")
 
@@ -186,6 +189,22 @@ def took(report: Report) -> str:
         f"{report.workers} {'worker' if report.workers == 1 else 'workers'} on {report.device}",
     ]
     return ", ".join(parts)
+
+
+def noted(report: Report) -> list[str]:
+    """Return what ops noted, a line for each step: each number from the least to the most; nothing of many steps."""
+    from surgery.report.noted import rows_of
+
+    lines: dict[str, list[str]] = {}
+    for output in report.outputs:
+        for row in rows_of(output.notes):
+            least, most = (f"{row.numbers[tensor]:.3g}" for tensor in (row.least, row.most))
+            span = least if least == most else f"{least} to {most}"
+            tensors = f"{len(row.numbers):,} {'tensor' if len(row.numbers) == 1 else 'tensors'}"
+            where = f"{output.name}: {row.step}" if len(report.outputs) > 1 else row.step
+            lines.setdefault(f"{where}, {tensors}", []).append(f"{row.name} {span}")
+    told = [f"{where}: {', '.join(numbers)}" for where, numbers in lines.items()]
+    return told if len(told) <= FEW else []
 
 
 def interruption(kept: list[Kept], *, resume: bool) -> str:

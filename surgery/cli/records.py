@@ -7,12 +7,29 @@ from typing import TYPE_CHECKING, Any
 from surgery.errors import Finding
 
 if TYPE_CHECKING:
-    from surgery.execute.report import Report
+    from surgery.execute.report import Report, Written
 
 
 def finding_record(finding: Finding) -> dict[str, str]:
     """Return a finding: the place in the file, the path in the recipe, what was found."""
     return {"where": finding.where, "path": finding.path, "what": finding.what}
+
+
+def _noted(output: Written) -> list[dict[str, Any]]:
+    """Return what ops noted, taken together: each tensor's numbers are in report.json."""
+    from surgery.report.noted import rows_of
+
+    return [
+        {
+            "step": row.step,
+            "number": row.name,
+            "tensors": len(row.numbers),
+            "least": row.numbers[row.least],
+            "most": row.numbers[row.most],
+            "mean": row.mean,
+        }
+        for row in rows_of(output.notes)
+    ]
 
 
 def report_record(report: Report) -> dict[str, Any]:
@@ -33,6 +50,7 @@ def report_record(report: Report) -> dict[str, Any]:
                 "nbytes": output.nbytes,
                 "shards": output.shards,
                 **({"url": output.url} if output.url else {}),
+                **({"notes": _noted(output)} if output.notes else {}),
             }
             for output in report.outputs
         ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -24,6 +24,7 @@ class EngineChunk:
         "_arena",
         "_draws",
         "_key",
+        "_note",
         "_out",
         "_scratch",
         "base",
@@ -47,10 +48,12 @@ class EngineChunk:
         key: tuple[int, str, int] | None,
         statistics: Mapping[str, torch.Tensor] = _NONE,
         beside: Sequence[torch.Tensor] = (),
+        note: Callable[[str, float], None] | None = None,
     ) -> None:
         """`key` is (seed, op, its version), which draws depend on; None for a sample, whose elements have no index.
 
-        `beside` are the companions that are there, in the order of the signature's.
+        `beside` are the companions that are there, in the order of the signature's; `note` takes numbers about whole
+        tensors.
         """
         self.signature = signature
         self.models = models
@@ -59,6 +62,7 @@ class EngineChunk:
         self.statistics = statistics
         self._arena = arena
         self._key = key
+        self._note = note
         self._out: torch.Tensor | None = None
         self._draws: torch.Tensor | None = None
         self._scratch: dict[int, torch.Tensor] = {}
@@ -121,6 +125,13 @@ class EngineChunk:
         if self._draws is None:
             self._draws = self._buffer()
         return uniform(key, self.start, self._draws)
+
+    def note(self, name: str, number: float) -> None:
+        """Note a finite number about a tensor that is seen whole."""
+        if self._note is None:
+            what = f"notes `{name}` of a part of the tensor"
+            raise PluginError(f"{self.signature.name}: the op {what}; see whole tensors, or define `notes`")
+        self._note(name, number)
 
     def _buffer(self) -> torch.Tensor:
         flat = self._arena.take(self.shape.numel(), self.dtype)

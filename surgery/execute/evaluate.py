@@ -42,13 +42,14 @@ from surgery.tensors import DTYPES, TensorSpec, nbytes
 
 @dataclass(slots=True)
 class Held:
-    """What a job holds from one phase to the next, by node: what gathers found, and whole results."""
+    """What a job holds from one phase to the next, by node: what gathers found, whole results, what ops noted."""
 
     found: dict[int, Any] = field(default_factory=dict)
     looked_at: set[int] = field(
         default_factory=set
     )  # ops whose inputs a gather pass has searched for NaN and Inf
     whole: dict[int, torch.Tensor] = field(default_factory=dict)
+    notes: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def statistics(self, node: Apply) -> Mapping[str, torch.Tensor]:
         """Return the statistics of activations that a node's op needs, by `Need`."""

@@ -12,6 +12,7 @@ from surgery.execute.arena import Staging
 from surgery.execute.emit import emissions, stored_bytes
 from surgery.execute.evaluate import Evaluator, Held, compute_dtype
 from surgery.execute.needs import Needs, Phases, Unit, prefetch
+from surgery.execute.noted import noted
 from surgery.execute.program import Program, compilable
 from surgery.execute.report import Meter
 from surgery.execute.sink import Sink, Writing
@@ -121,11 +122,15 @@ class JobRun:
                     data = store(at)
                     stream.write(data)
                     self._meter.add(len(data), spec.name)
-            for stream, (_, writing) in zip(streams, writings, strict=True):
+            for stream, (target, writing) in zip(streams, writings, strict=True):
                 if stream.close():
-                    self._done(writing)
+                    self._finish(target, writing)
 
         return unit
+
+    def _finish(self, target: Target, writing: Writing) -> None:
+        writing.notes = noted(target.tensor.node, self.held)
+        self._done(writing)
 
     def _stored(self, work: Evaluator, targets: Sequence[Target], length: int) -> list[Stored]:
         """Return for each target the function from a range's first element to the bytes to write."""
@@ -172,9 +177,9 @@ class JobRun:
                     if value is not None:
                         stream.write(data := stored_bytes(value, target.tensor.node.spec, work))
                         self._meter.add(len(data), target.tensor.spec.name)
-            for stream, (_, writing) in zip(streams, writings, strict=True):
+            for stream, (target, writing) in zip(streams, writings, strict=True):
                 if stream.close():
-                    self._done(writing)
+                    self._finish(target, writing)
 
         return unit
 

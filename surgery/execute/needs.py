@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.evaluate import Evaluator, Held, compute_dtype, draw_key
 from surgery.execute.program import Program, compilable
+from surgery.notes import take_note
 from surgery.ops import BLOCK, SAMPLE_RUN, SAMPLE_RUNS, Reduce, Scan, Split
 from surgery.plan.nodes import Apply, GroupCall, Member, Node, inputs_of, sources, walk
 from surgery.schedule.jobs import GATHER_SPAN
@@ -124,6 +126,11 @@ def _gather(work: Evaluator, node: Apply, x: EngineChunk, found: Any, held: Held
     return work.call(node, node.op.implementation.gather, (x, node.params, found))
 
 
+def _note(node: Apply, numbers: dict[str, float], name: str, number: float) -> None:
+    if wrong := take_note(numbers, name, number):
+        raise wrong_result(node, wrong)
+
+
 def prefetch(root: Node, start: int, numel: int) -> None:
     """Ask the system to read ahead what a range of a node is computed from."""
     for source in sources(root):
@@ -185,7 +192,9 @@ class Needs:
         statistics = self.held.statistics(node)
         # buffers of its own: the result may be `x.out`, which is held, and the arena would keep whole tensors
         arena = Arena(work.place.device)
-        return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics, beside)
+        noted = self.held.notes[id(node)] = {}
+        note = partial(_note, node, noted)
+        return EngineChunk(node.signature, models, base, 0, arena, draw_key(node), statistics, beside, note)
 
     def _tensor(self, work: Evaluator, node: Apply) -> None:
         if node.spec.numel == 0:

@@ -83,7 +83,11 @@ def _place(sink: Sink) -> Path:
 def written(sink: Sink) -> Written:
     """Return what is or will be published of an output."""
     output = sink.output
-    return Written(output.name, _place(sink), len(output.tensors), output.nbytes, len(sink.layout.shards))
+    names = [tensor.spec.name for tensor in output.tensors]
+    done = {name: sink.done[name] for name in names if name in sink.done}
+    notes = {name: entry.notes for name, entry in done.items() if entry.notes}
+    shards = len(sink.layout.shards)
+    return Written(output.name, _place(sink), len(names), output.nbytes, shards, notes=notes)
 
 
 @contextmanager

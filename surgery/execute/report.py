@@ -6,12 +6,13 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from surgery.errors import Finding
+from surgery.notes import Noted
 
 if TYPE_CHECKING:
     from surgery.plan.model import Output, Plan
@@ -29,7 +30,7 @@ class JobDone:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A published output."""
+    """A published output; `notes` is what ops noted, by the output's tensor."""
 
     name: str
     folder: Path
@@ -37,6 +38,7 @@ class Written:
     nbytes: int
     shards: int
     url: str = ""  # where it was published, if not in the folder
+    notes: Mapping[str, tuple[Noted, ...]] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from surgery.checkpoint.journal import Entry, Journal
 from surgery.checkpoint.layout import ShardLayout
 from surgery.checkpoint.writer import SafetensorsWriter
 from surgery.errors import ResourceError
+from surgery.notes import Noted
 from surgery.plan.destinations import partial_folder
 from surgery.plan.model import Output
 from surgery.tensors import TensorSpec
@@ -30,6 +31,7 @@ class Writing:
     def __init__(self, sink: Sink, spec: TensorSpec) -> None:
         self.sink = sink
         self.spec = spec
+        self.notes: tuple[Noted, ...] = ()
         self._digests = [b""] * -(-spec.nbytes // PIECE)
         self._missing = max(
             len(self._digests), 1

@@ -11,7 +11,7 @@ import networkx as nx
 
 from surgery.checkpoint.base import Checkpoint
 from surgery.errors import Finding
-from surgery.ops import File
+from surgery.ops import File, Relation
 from surgery.plan.nodes import Node
 from surgery.plan.places import Target
 from surgery.plan.virtual import VirtualModel
@@ -44,6 +44,8 @@ class Output:
     shard_size: int
     stem: str = "model"
     config_file: str = "config.json"
+    relation: Relation | None = None
+    library: str | None = None
     target: Target | None = None
 
     @property

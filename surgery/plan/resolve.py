@@ -219,6 +219,8 @@ def _output(
         shard_size=wanted.shard_size,
         stem=model.stem,
         config_file=model.config_file,
+        relation=model.relation,
+        library=model.library,
     )
 
 

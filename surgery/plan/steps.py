@@ -105,6 +105,8 @@ def _described(work: Expansion, infos: dict[str, TensorInfo]) -> dict[str, objec
         "config_file": said.config_file,
         "stem": said.stem,
         "bare": not said.sidecars,
+        "relation": said.relation,
+        "library": said.library,
     }
 
 

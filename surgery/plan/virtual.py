@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery.architecture import Architecture
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Description, File, Space
+from surgery.ops import Description, File, Relation, Space
 from surgery.plan.nodes import Node, Source
 from surgery.tensors import Role, TensorInfo, TensorSpec, depth_of
 
@@ -22,8 +22,8 @@ class VirtualModel:
 
     `tied` maps a name that the model does not store to the tensor whose values it shares.
     `donor` is the checkpoint whose config.json and tokenizer describe the model, unless an op says what `files` stand
-    beside it. `stem`, `config_file` and `bare` (no
-    tokenizer beside it) are what an op's `describe` says of its files.
+    beside it. `stem`, `config_file`, `bare` (no tokenizer beside it), `relation` and `library` are what an op's
+    `describe` says.
     """
 
     name: str
@@ -38,6 +38,8 @@ class VirtualModel:
     stem: str = "model"
     config_file: str = "config.json"
     bare: bool = False
+    relation: Relation | None = None
+    library: str | None = None
     files: Mapping[str, File] | None = None
 
     @property
@@ -79,6 +81,8 @@ def from_checkpoint(name: str, checkpoint: Checkpoint, architectures: Sequence[A
         stem=said.stem,
         config_file=said.config_file,
         bare=not said.sidecars,
+        relation=said.relation,
+        library=said.library,
         tied={a: b for a, b in tied.items() if b in nodes},
     )
 

@@ -21,7 +21,6 @@ from surgery.report.licences import Licence, common, licence_of
 from surgery.tensors import human_bytes
 
 CARD: Final = "README.md"
-_ADAPTER: Final = "adapter_config.json"
 
 
 def card(plan: Plan, report: Report, output: Output) -> str:
@@ -49,8 +48,8 @@ def parents_of(plan: Plan, output: Output) -> list[str]:
 
 def relation(output: Output, parents: Sequence[str]) -> str:
     """Return what the output is to its parents, in the Hub's words: adapter, quantized, merge or finetune."""
-    if output.config_file == _ADAPTER:
-        return "adapter"
+    if output.relation is not None:
+        return output.relation
     if "quantization_config" in output.config or "compression_config" in output.config:
         return "quantized"
     return "merge" if len(parents) > 1 else "finetune"
@@ -73,8 +72,8 @@ def _front_matter(output: Output, origins: dict[str, Origin], licences: dict[str
 
 
 def _library(output: Output) -> str:
-    if output.config_file == _ADAPTER:
-        return "peft"
+    if output.library is not None:
+        return output.library
     return "transformers" if output.config.get("model_type") else ""
 
 

@@ -20,6 +20,7 @@ from surgery.recipe.published import as_yaml, without_paths
 from surgery.report import sections
 from surgery.report.change import Change, Seen, changes
 from surgery.report.manifest import read_manifest
+from surgery.report.noted import recorded, rows_of
 from surgery.report.page import page
 from surgery.report.record import read_report
 from surgery.report.sources import URI, Made, changed
@@ -45,6 +46,7 @@ def report_page(folder: Path, host: Host, given: Mapping[str, str], seen: Seen |
         sections.over_time(report),
         sections.sizes(infos),
         sections.change(found, missing),
+        *sections.noted(rows_of(recorded(report)), infos),
         sections.recipe(manifest),
     ]
     return page(folder.absolute().name, parts)

@@ -4,7 +4,8 @@
     output, device, workers, processes        where it ran
     seconds, bytes_read, bytes_written, peak_rss, resumed, samples
     tensors     name, shape, dtype, bytes; step and op that made it, or `copied`; `from`: the source's tensor that
-                it is compared with; `of`: the tensor that it encodes, if it encodes one
+                it is compared with; `of`: the tensor that it encodes, if it encodes one; `notes`: what ops noted on
+                the way: step, the tensor that the op worked on, numbers by name
     warnings
 
 The recipe, the sources and all hashes are in surgery.json. No path of this machine is in either.
@@ -13,7 +14,7 @@ The recipe, the sources and all hashes are in surgery.json. No path of this mach
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +25,12 @@ from surgery.checkpoint.strict_json import parse_object
 from surgery.errors import CheckpointError, Finding
 from surgery.execute.report import Report, Sample
 from surgery.host import Host
+from surgery.notes import Noted
 from surgery.plan.model import Output, OutputTensor, Plan
 from surgery.recipe.published import without_paths
 from surgery.report.card import CARD, card
 from surgery.report.lineage import lineage, name_of
+from surgery.report.noted import notes_record
 
 REPORT: Final = "report.json"
 FORMAT: Final = 1
@@ -47,6 +50,7 @@ def leave(host: Host, plan: Plan, report: Report, output: Output, folder: Path) 
 
 def record(host: Host, plan: Plan, report: Report, output: Output) -> dict[str, Any]:
     """Return what is written to report.json."""
+    notes = next((written.notes for written in report.outputs if written.name == output.name), {})
     names = {id(checkpoint): name for name, checkpoint in reversed(list(plan.checkpoints.items()))}
     return {
         "format": FORMAT,
@@ -62,7 +66,7 @@ def record(host: Host, plan: Plan, report: Report, output: Output) -> dict[str, 
         "resumed": report.resumed,
         "samples": _columns(report.samples),
         "warnings": [_finding(finding) for finding in report.warnings],
-        "tensors": [_tensor(tensor, names) for tensor in output.tensors],
+        "tensors": [_tensor(tensor, names, notes.get(tensor.spec.name, ())) for tensor in output.tensors],
     }
 
 
@@ -109,8 +113,9 @@ def _finding(finding: Finding) -> dict[str, str]:
     return {key: without_paths(getattr(finding, key)) for key in ("where", "path", "what")}
 
 
-def _tensor(tensor: OutputTensor, names: dict[int, str]) -> dict[str, Any]:
+def _tensor(tensor: OutputTensor, names: dict[int, str], notes: Sequence[Noted]) -> dict[str, Any]:
     spec = tensor.spec
     found = {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype, "bytes": spec.nbytes}
     of = name_of(tensor.node, spec.name)
-    return found | ({"of": of} if of != spec.name else {}) | lineage(tensor.node, names)
+    told = {"notes": notes_record(notes)} if notes else {}
+    return found | ({"of": of} if of != spec.name else {}) | lineage(tensor.node, names) | told

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, Final
 
-from surgery.report.axes import safe
+from surgery.report.axes import number, safe
 from surgery.report.change import Change, module_of
 from surgery.report.charts import bar_chart, heatmap, line_chart
+from surgery.report.noted import Row
 from surgery.report.page import Section, table
 from surgery.tensors import TensorInfo, human_bytes
 
@@ -107,23 +109,63 @@ def change(found: Sequence[Change], missing: Iterable[str]) -> Section:
     return Section("Change", body)
 
 
+def noted(rows: Sequence[Row], infos: Mapping[str, TensorInfo]) -> list[Section]:
+    """Return what ops noted about tensors, if they did: the extremes, and each number by layer and module."""
+    if not rows:
+        return []
+    listed = [
+        (row.step, row.name, f"{len(row.numbers):,}", *_extremes(row), number(row.mean)) for row in rows
+    ]
+    body = table(("step", "number", "tensors", "least", "in", "most", "in", "mean"), listed)
+    for row in rows:
+        cells = _cells(_placed(row, infos))
+        if len(cells) > 1:
+            label = f"{row.name}, by module and layer"
+            body += f"<h3>{safe(row.step)}: {safe(row.name)}</h3>{_grid(cells, label)}"
+    return [Section("Noted by ops", body)]
+
+
 def recipe(manifest: Mapping[str, Any]) -> Section:
     """Return the recipe's text."""
     return Section("Recipe", f"<pre><code>{_lines(str(manifest.get('recipe', '')))}</code></pre>")
 
 
 def _by_layer(found: Sequence[Change]) -> str:
+    finite = [one for one in found if math.isfinite(one.relative)]
+    cells = _cells((one.layer, one.module, one.relative) for one in finite)
+    label = "relative change, by module and layer (shades are logarithmic)"
+    return _grid(cells, label, log=True) if cells else ""
+
+
+def _cells(numbers: Iterable[tuple[int | None, str, float]]) -> dict[tuple[str, str], float]:
+    """Return the mean number of each module and layer; what is outside of layers has no place."""
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for one in found:
-        if one.layer is not None and math.isfinite(one.relative):
-            cells[one.module, str(one.layer)].append(one.relative)
-    if not cells:
-        return ""
+    for layer, module, one in numbers:
+        if layer is not None:
+            cells[module, str(layer)].append(one)
+    return {at: fmean(several) for at, several in cells.items()}
+
+
+def _grid(cells: Mapping[tuple[str, str], float], label: str, *, log: bool = False) -> str:
     rows = list(dict.fromkeys(module for module, _ in cells))
     columns = [str(layer) for layer in sorted({int(layer) for _, layer in cells})]
-    values = {at: fmean(relatives) for at, relatives in cells.items()}
-    label = "relative change, by module and layer (shades are logarithmic)"
-    return heatmap(rows, columns, values, label=label, log=True)
+    return heatmap(rows, columns, cells, label=label, log=log)
+
+
+def _extremes(row: Row) -> tuple[str, str, str, str]:
+    least, most = row.least, row.most
+    return number(row.numbers[least]), least, number(row.numbers[most]), most
+
+
+def _placed(row: Row, infos: Mapping[str, TensorInfo]) -> Iterable[tuple[int | None, str, float]]:
+    """Yield layer, module and number of each tensor, the layer that of the output's tensor."""
+    several = len({info.role.stack for info in infos.values() if info.role.layer is not None}) > 1
+    for tensor, output in row.outputs.items():
+        info = infos[output]
+        module = module_of(replace(info, spec=info.spec.with_(name=tensor)), several)
+        if module == tensor.removesuffix(".weight"):  # it came from another layer
+            module = module_of(info, several)
+        yield info.role.layer, module, row.numbers[tensor]
 
 
 def _run_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from surgery.companion import Beside, arranged, flat
-from surgery.errors import PluginError
+from surgery.errors import OpError, PluginError
 from surgery.math.random import stream_key, uniform
+from surgery.notes import take_note
 from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Op, Signature
 
 
@@ -27,6 +28,7 @@ class MemoryChunk:
     sampled: bool = False
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     companions: Beside[Tensor] = field(default_factory=dict)
+    noted: dict[str, float] | None = None  # None: it is a part of a tensor
     _buffers: dict[int, Tensor] = field(default_factory=dict)
 
     @property
@@ -56,6 +58,15 @@ class MemoryChunk:
             )
         key = stream_key(self.seed, self.op.name, self.signature.name, stream, self.op.version)
         return uniform(key, self.start, self._buffer(-2))
+
+    def note(self, name: str, number: float) -> None:
+        """Note a finite number about a tensor that is seen whole."""
+        op = f"op `{self.op.name}`"
+        if self.noted is None:
+            what = f"notes `{name}` of a part of the tensor"
+            raise PluginError(f"{op}: {what}; see whole tensors, or define `notes`")
+        if wrong := take_note(self.noted, name, number):
+            raise OpError(f"{op}: {wrong} on {self.signature.name}; mend it")
 
     def _buffer(self, index: int) -> Tensor:
         if index not in self._buffers:

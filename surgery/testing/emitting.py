@@ -29,11 +29,12 @@ def run_emitting_op(
     rows: int | None = None,
     role: Role | None = None,
     statistics: Mapping[str, Tensor] | None = None,
+    notes: dict[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Return the tensors that `op` makes of one, by name, in the dtypes that it declares.
 
-    `rows` is how many rows it sees at a time, rounded up to what its parts allow; None for all. Raises OpError where
-    the op's `check` finds a fault, PluginError where it breaks the contract.
+    `rows` is how many rows it sees at a time, rounded up to what its parts allow; None for all. What the op notes is
+    added to `notes`. Raises OpError where the op's `check` finds a fault, PluginError where it breaks the contract.
     """
     assert op.emits is not None, f"op `{op.name}` emits nothing; use run_op"
     tensors, own = runner._in_order(op, models, None)
@@ -43,7 +44,7 @@ def run_emitting_op(
     if wrong:
         raise OpError(f"{name}: {wrong}")
     parts = list(op.emits(signature, given))
-    whole = runner._chunk(op, signature, tensors, base, seed, statistics=statistics)
+    whole = runner._chunk(op, signature, tensors, base, seed, statistics=statistics, noted=notes)
     results = _results(op, given, whole, parts, rows)
     runner._require_untouched(whole, tensors, base, {})
     return {part.spec.name: _joined(op, part, results) for part in parts}
@@ -59,6 +60,7 @@ def _results(
     call = op.implementation
     if isinstance(op.implementation, Reduce):
         found = runner._gather(op, params, [reshaped(whole, (-1,))])
+        runner.note_found(whole, params, found)
         call = partial(_applied, op.implementation, found)
     matrix = reshaped(whole, (whole_shape(whole)[0], -1))
     step = math.lcm(*(part.rows for part in parts if part.rows), 1)

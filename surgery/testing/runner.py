@@ -42,6 +42,7 @@ def run_op(
     role: Role | None = None,
     statistics: Mapping[str, Tensor] | None = None,
     companions: Beside[Tensor] | None = None,
+    notes: dict[str, float] | None = None,
 ) -> Tensor:
     """Return what `op` makes of one tensor of some models, in the dtype that it infers.
 
@@ -50,7 +51,8 @@ def run_op(
     is the number of elements (rows for a ROW op) that the op sees at a time; gathers see blocks of `block`
     elements whatever it is, folded one by one, or `span` at a time and then the spans. To a MODEL op the tensor
     is the whole model. Ramps are taken at `depth`; `statistics` are what the op needs, by `Need`,
-    and `companions` what stands beside each model in the order in which the op sees them, by name.
+    and `companions` what stands beside each model in the order in which the op sees them, by name. What the op notes
+    is added to `notes`.
     Raises OpError where the op's `check` finds a fault, PluginError where the op breaks the contract.
     """
     tensors, own = _in_order(op, models, each)
@@ -64,7 +66,7 @@ def run_op(
     copied = _copied(op, signature, given, tensors, base)
     if copied is not None:
         return copied.clone().to(torch_dtype(spec.dtype))
-    whole = _chunk(op, signature, tensors, base, seed, device, statistics, beside)
+    whole = _chunk(op, signature, tensors, base, seed, device, statistics, beside, noted=notes)
     values = _run(op, given, whole, chunk, partial(_gather, block=block, span=span))
     _require_untouched(whole, tensors, base, beside)
     if values.numel() != spec.numel or (op.split_of(given) is Split.TENSOR and values.shape != spec.shape):
@@ -118,10 +120,12 @@ def run_group_op(
     others: Sequence[Mapping[str, Tensor]] = (),
     each: Sequence[Any] = (),
     seed: int = 0,
+    notes: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Tensor]:
     """Return what a GROUP op makes of the tensors of one model; those that belong to no group as they are.
 
-    `others` are further models, which have the same tensors; `each` are the parameters of all models in turn.
+    `others` are further models, which have the same tensors; `each` are the parameters of all models in turn. What the
+    op notes is added to `notes`, by tensor.
     """
     implementation: Group = op.implementation
     given = concrete(op.params, params)
@@ -136,7 +140,10 @@ def run_group_op(
             signature = signature_of(op, models, None, own, name=name, role=info.role)
             groups.setdefault(key, {})[name] = _chunk(op, signature, models, None, seed)
     for members in groups.values():
-        for name, values in implementation.apply(members, given).items():
+        made = implementation.apply(members, given)
+        if notes is not None:
+            notes.update({name: x.noted for name, x in members.items() if x.noted})
+        for name, values in made.items():
             results[name] = _rounded(values, op.output(members[name].signature, given).dtype)
     return results
 
@@ -221,6 +228,7 @@ def _chunk(
     device: str = "cpu",
     statistics: Mapping[str, Tensor] | None = None,
     companions: Beside[Tensor] | None = None,
+    noted: dict[str, float] | None = None,
 ) -> MemoryChunk:
     """Return the whole tensor as the op sees it: a copy in the compute dtype."""
     beside = companions or {}
@@ -229,8 +237,9 @@ def _chunk(
     copies = [model.to(device, wide, copy=True) for model in models]
     below = None if base is None else base.to(device, wide, copy=True)
     near = arranged(beside, [one.to(device, wide, copy=True) for one in flat(beside)])
-    known = statistics or {}
-    return MemoryChunk(signature, copies, below, 0, op, seed, statistics=known, companions=near)
+    whole = MemoryChunk(signature, copies, below, 0, op, seed, companions=near)
+    whole.statistics, whole.noted = statistics or {}, {} if noted is None else noted
+    return whole
 
 
 def _require_untouched(
@@ -255,6 +264,7 @@ def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None, gather: Cal
         case Split.REDUCE | Split.MODEL:
             flat = reshaped(whole, (-1,))
             found = gather(op, params, [flat])
+            note_found(whole, params, found)
             parts = [_apply(op, part, params, found) for part in _cuts(flat, chunk)]
         case Split.TENSOR:
             parts = [_apply(op, whole, params, None)]
@@ -263,6 +273,14 @@ def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None, gather: Cal
                 f"op `{op.name}`: is a {split.value} op; run it with another function of this module"
             )
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def note_found(whole: MemoryChunk, params: Any, found: Any) -> None:
+    """Note what a REDUCE or MODEL op tells of what it found."""
+    implementation: Reduce = whole.op.implementation
+    if found is not None:
+        for name, number in implementation.notes(whole.signature, params, found).items():
+            whole.note(name, number)
 
 
 def _apply(op: Op, part: MemoryChunk, params: Any, found: Any) -> Tensor:

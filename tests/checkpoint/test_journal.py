@@ -11,8 +11,10 @@ from surgery.checkpoint import journal as journal_module
 from surgery.checkpoint.hashing import PIECE
 from surgery.checkpoint.journal import Entry, Journal
 from surgery.errors import CheckpointError, ResourceError
+from surgery.notes import Noted
 
 A = Entry("a", "d1", "h1", 10, PIECE)
+NOTES = (Noted("low", "a", {"energy": 0.5, "rank": 3}), Noted("last", "b", {"x": -1e-9}))
 B = Entry('b "ж"\n', "d2", "h2", 0, 7)
 
 
@@ -44,6 +46,16 @@ def test_what_was_appended_is_loaded_by_another_process(path):
 
 def test_a_piece_is_of_the_usual_size_unless_said_otherwise():
     assert Entry("a", "d1", "h1", 10) == A
+
+
+def test_what_ops_noted_stands_last_and_comes_back(path):
+    noted = A._replace(notes=NOTES)
+    _journal(path, noted, B)
+    assert path.read_text().splitlines()[1] == (
+        '["a", "d1", "h1", 10, 16777216, '
+        '[["low", "a", {"energy": 0.5, "rank": 3}], ["last", "b", {"x": -1e-09}]]]'
+    )
+    assert Journal(path).load() == [noted, B]
 
 
 def test_without_a_file_nothing_is_done_yet(path):
@@ -80,7 +92,18 @@ def test_a_last_line_of_zeros_is_torn_too(path):
 
 @pytest.mark.parametrize(
     "line",
-    ['["a"', "{}", "[]", '["a", "d", "h", 1]', '["a", "d", "h", 1, true]', '["a", "d", "h", "1", 1]', "null"],
+    [
+        '["a"',
+        "{}",
+        "[]",
+        '["a", "d", "h", 1]',
+        '["a", "d", "h", 1, true]',
+        '["a", "d", "h", "1", 1]',
+        '["a", "d", "h", 1, 1, {}]',
+        '["a", "d", "h", 1, 1, [["s", "t"]]]',
+        '["a", "d", "h", 1, 1, [], []]',
+        "null",
+    ],
 )
 def test_damage_before_the_end_is_an_error_with_its_line(path, line):
     _journal(path, A)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 from rich.console import Console
 
 from surgery.cli import announce, bar
-from surgery.cli.announce import Ticks, interruption, took
+from surgery.cli.announce import Ticks, interruption, noted, took
 from surgery.cli.kept import Kept
-from surgery.execute.report import Progress, Report
+from surgery.cli.records import report_record
+from surgery.execute.report import Progress, Report, Written
+from surgery.notes import Noted
 
 
 def test_what_a_run_took_is_one_line():
@@ -17,6 +20,44 @@ def test_what_a_run_took_is_one_line():
         took(report)
         == "2.0 s, read 3.0 MiB, wrote 1.0 MiB, 2.0 MiB/s, peak memory 300.0 MiB, 1 worker on cpu"
     )
+
+
+def written(name: str, *noted: Noted) -> Written:
+    """Return an output whose tensors are those that were noted, each by itself."""
+    notes: dict[str, tuple[Noted, ...]] = {}
+    for one in noted:
+        notes[one.tensor] = (*notes.get(one.tensor, ()), one)
+    return Written(name, Path(name), 9, 9, 1, notes=notes)
+
+
+def report(*outputs: Written) -> Report:
+    return Report(outputs, 1.0, 0, 0, 0, 1, "cpu")
+
+
+def test_what_ops_noted_is_a_line_for_each_step():
+    low = [Noted("low", f"w{i}", {"energy": energy, "rank": 4}) for i, energy in enumerate((0.91234, 0.5))]
+    one = written("out", *low, Noted("last", "w1", {"ratio": 2.0}))
+    assert noted(report(one)) == ["low, 2 tensors: energy 0.5 to 0.912, rank 4", "last, 1 tensor: ratio 2"]
+    assert noted(report(one, written("b"))) == [
+        "out: low, 2 tensors: energy 0.5 to 0.912, rank 4",
+        "out: last, 1 tensor: ratio 2",
+    ]
+
+
+def test_of_many_steps_the_notes_are_left_to_the_page():
+    steps = [Noted(f"s{i}", "w", {"x": 1.0}) for i in range(7)]
+    assert len(noted(report(written("out", *steps[:6])))) == 6
+    assert noted(report(written("out", *steps))) == []
+    assert noted(report(written("out"))) == []
+
+
+def test_machines_are_told_what_ops_noted_taken_together():
+    one = written("out", Noted("low", "v", {"rank": 2}), Noted("low", "w", {"rank": 4}))
+    (told,) = report_record(report(one))["outputs"]
+    assert told["notes"] == [
+        {"step": "low", "number": "rank", "tensors": 2, "least": 2, "most": 4, "mean": 3}
+    ]
+    assert "notes" not in report_record(report(written("out")))["outputs"][0]
 
 
 def test_what_is_kept_is_said_for_each_output(tmp_path):

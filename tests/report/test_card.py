@@ -77,17 +77,50 @@ def test_a_recipe_with_a_fence_cannot_end_the_block(shop):
 
 
 @pytest.mark.parametrize(
-    ("config", "file", "parents", "expected"),
+    ("config", "said", "parents", "expected"),
     [
-        ({}, "config.json", ["a", "b"], "merge"),
-        ({}, "config.json", ["a"], "finetune"),
-        ({"quantization_config": {}}, "config.json", ["a", "b"], "quantized"),
-        ({}, "adapter_config.json", ["a"], "adapter"),
+        ({}, None, ["a", "b"], "merge"),
+        ({}, None, ["a"], "finetune"),
+        ({"quantization_config": {}}, None, ["a", "b"], "quantized"),
+        ({}, "adapter", ["a", "b"], "adapter"),
+        ({"quantization_config": {}}, "finetune", ["a"], "finetune"),
     ],
 )
-def test_the_relation_is_what_the_hub_calls_it(config, file, parents, expected):
-    output = Output("o", "m", None, (), config, {}, 1, config_file=file)
+def test_the_relation_is_what_the_op_says_or_what_config_and_parents_tell(config, said, parents, expected):
+    output = Output("o", "m", None, (), config, {}, 1, relation=said)
     assert relation(output, parents) == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (
+            "{op: adapter.extract, base: base, model: code, rank: 1}",
+            {"library_name": "peft", "tags": ["model-surgery", "adapter"]},
+        ),
+        ("{op: delta.bits, base: base, model: code}", {"tags": ["model-surgery", "adapter"]}),
+    ],
+)
+def test_what_needs_its_base_is_no_merge(shop, step, said):
+    text = (shop / "mix.yaml").read_text().replace("{op: merge.linear, models: {base: 0.5, code: 0.5}}", step)
+    (shop / "mix.yaml").write_text(text)
+    surgery.load("mix.yaml").run(CPU)
+    assert card(shop / "out").data.to_dict() == said
+
+
+def test_an_adapter_that_is_scaled_or_read_is_one_still(shop):
+    lora = "{op: adapter.extract, base: base, model: code, rank: 1}"
+    text = (shop / "mix.yaml").read_text().replace("{op: merge.linear, models: {base: 0.5, code: 0.5}}", lora)
+    (shop / "mix.yaml").write_text(text)
+    surgery.load("mix.yaml").run(CPU)
+    scaled = "surgery: 1\nmodels: {a: ./out, b: ./out}\nsteps:\n  s: {op: adapter.merge, models: [a, b]}\n"
+    for output in ("s", "a"):
+        (shop / "again.yaml").write_text(f"{scaled}output: {{model: {output}, to: ./{output}}}\n")
+        surgery.load("again.yaml").run(CPU)
+        assert card(shop / output).data.to_dict() == {
+            "library_name": "peft",
+            "tags": ["model-surgery", "adapter"],
+        }
 
 
 def test_the_front_matter_is_plain_yaml(out):

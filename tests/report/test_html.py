@@ -42,6 +42,30 @@ def test_the_change_of_every_tensor_is_shown(out, host):
     assert '<td>model.layers.1.mlp.up.weight</td><td class="num">0.25</td><td class="num">0.5</td>' in text
 
 
+def test_what_ops_noted_is_shown_by_tensor_and_layer(shop, host):
+    values = iter((0.25, 0.5))
+    text = (shop / "mix.yaml").read_text()
+    text = text.replace(
+        "{op: merge.linear, models: {base: 0.5, code: 0.5}}", "{op: lowrank.svd, model: base, rank: 1}"
+    )
+    (shop / "mix.yaml").write_text(text)
+    surgery.load("mix.yaml").run(surgery.RunOptions(device="cpu", threads=1))
+    report = json.loads((shop / "out" / "report.json").read_text())
+    for tensor in report["tensors"]:
+        for noted in tensor.get("notes", ()):
+            noted["numbers"] = {"energy": next(values)}
+    (shop / "out" / "report.json").write_text(json.dumps(report))
+    page = report_page(shop / "out", host, {})
+    assert headings(page) == ["Summary", "Over time", "Sizes", "Change", "Noted by ops", "Recipe"]
+    assert (
+        '<td>mixed</td><td>energy</td><td class="num">2</td>'
+        '<td class="num">0.25</td><td>model.layers.0.mlp.up.weight</td>'
+        '<td class="num">0.5</td><td>model.layers.1.mlp.up.weight</td><td class="num">0.375</td>'
+    ) in page
+    assert "<h3>mixed: energy</h3>" in page
+    assert "<title>mlp.up, 1: 0.5</title>" in page
+
+
 def test_a_source_that_is_gone_is_said(out, host):
     shutil.rmtree(out.parent / "base")
     text = report_page(out, host, {})

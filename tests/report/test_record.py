@@ -34,6 +34,23 @@ def test_every_tensor_is_told_with_what_made_it(out):
     }
 
 
+def test_what_ops_noted_stands_beside_the_tensor(shop):
+    # 1·1ᵀ in every place: the fine-tune changed each layer by a matrix of rank one and of squares 16
+    step = "{op: adapter.extract, base: base, model: code, rank: 2}"
+    text = (shop / "mix.yaml").read_text().replace("{op: merge.linear, models: {base: 0.5, code: 0.5}}", step)
+    (shop / "mix.yaml").write_text(text)
+    surgery.load("mix.yaml").run(CPU)
+    first, *others = read_report(shop / "out")["tensors"]
+    (noted,) = first["notes"]
+    assert (noted["step"], noted["tensor"]) == ("mixed", "model.layers.0.mlp.up.weight")
+    assert noted["numbers"]["energy"] == pytest.approx(1, abs=1e-12)
+    assert others[0]["notes"] == [noted]  # the other factor of the same change
+
+
+def test_tensors_that_nothing_was_noted_of_have_no_notes(out):
+    assert all("notes" not in tensor for tensor in read_report(out)["tensors"])
+
+
 def test_samples_begin_before_the_work_and_end_behind_it(out):
     samples = read_report(out)["samples"]
     assert samples["read"][0] == samples["written"][0] == 0

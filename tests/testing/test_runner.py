@@ -394,3 +394,76 @@ def test_ops_that_need_another_function_are_refused():
     with pytest.raises(PluginError) as error:
         run_op(op("t.alone")(Alone), models=[torch.ones(3)])
     assert str(error.value) == "op `t.alone`: is a group op; run it with another function of this module"
+
+
+@op("t.note", split=Split.TENSOR)
+def noting(x, p):
+    """Copy a model and note its largest number."""
+    x.note("largest", x.models[0].max())
+    return x.models[0]
+
+
+@op("t.note_nan", split=Split.TENSOR)
+def noting_nan(x, p):
+    """Note what is no number."""
+    x.note("largest", float("nan"))
+    return x.models[0]
+
+
+@op("t.note_range")
+def noting_a_range(x, p):
+    """Note a number of a range."""
+    x.note("largest", 1.0)
+    return x.models[0]
+
+
+@op("t.note_found")
+class NotingWhatIsFound(type(Center.implementation)):
+    """Subtract the mean and note what it was taken of."""
+
+    def notes(self, signature, p, found):
+        """Return the mean."""
+        return {"mean": found}
+
+
+@op("t.note_group")
+class NotingGroup(Group):
+    """Copy tensors and note their largest numbers."""
+
+    def key(self, tensor, p):
+        """Return the same for all but the norm."""
+        return None if "norm" in tensor.name else 0
+
+    def apply(self, members, p):
+        """Return the tensors."""
+        for x in members.values():
+            x.note("largest", x.models[0].max())
+        return {name: x.models[0] for name, x in members.items()}
+
+
+def test_a_test_sees_what_an_op_notes():
+    notes: dict[str, float] = {}
+    run_op(noting, models=[torch.tensor([1.0, 3.0])], notes=notes)
+    assert notes == {"largest": 3.0}
+    found: dict[str, float] = {}
+    run_op(NotingWhatIsFound, models=[torch.tensor([1.0, 3.0])], notes=found, chunk=1)
+    assert found == {"mean": 2.0}
+
+
+def test_notes_of_a_group_are_told_by_tensor():
+    words = Architecture("words", frozenset(), lambda name: Role("embed"), lambda name, layer: name)
+    notes: dict[str, dict[str, float]] = {}
+    tensors = {"a": torch.tensor([1.0, 2.0]), "norm": torch.ones(2)}
+    run_group_op(NotingGroup, {}, tensors, words, notes=notes)
+    assert notes == {"a": {"largest": 2.0}}
+
+
+def test_notes_that_break_the_contract_are_refused():
+    with pytest.raises(OpError) as error:
+        run_op(noting_nan, models=[torch.ones(2)])
+    assert str(error.value) == "op `t.note_nan`: notes nan as `largest`, not a finite number, on w; mend it"
+    with pytest.raises(PluginError) as broken:
+        run_op(noting_a_range, models=[torch.ones(2)])
+    assert str(broken.value) == (
+        "op `t.note_range`: notes `largest` of a part of the tensor; see whole tensors, or define `notes`"
+    )

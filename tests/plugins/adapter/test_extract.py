@@ -66,6 +66,42 @@ def test_energy_keeps_as_many_directions_as_have_that_share(energy: float, kept:
     )
 
 
+@pytest.mark.parametrize(
+    ("params", "noted"),
+    [
+        ({"rank": 3}, {"rank": 3, "energy": 1.0}),
+        ({"rank": 2}, {"rank": 2, "energy": 13 / 14}),
+        ({"rank": 3, "energy": 0.6}, {"rank": 1, "energy": 9 / 14}),
+    ],
+    ids=str,
+)
+def test_what_a_rank_keeps_of_a_change_is_noted(params: dict[str, Any], noted: dict[str, float]):
+    change = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    for more in ({}, {"fan_in_fan_out": True}):
+        notes: dict[str, float] = {}
+        base = torch.zeros(3, 3)
+        run_emitting_op(extract, {**params, **more}, [change], base, name="m.q.weight", role=Q, notes=notes)
+        assert notes == pytest.approx(noted, rel=1e-12)
+
+
+def test_of_no_change_there_is_no_share_to_note():
+    notes: dict[str, float] = {}
+    zero = torch.zeros(3, 2)
+    run_emitting_op(extract, {"rank": 1}, [zero], zero, name="m.q.weight", role=Q, notes=notes)
+    assert notes == {"rank": 0}
+
+
+def test_the_share_that_is_noted_is_that_of_the_randomized_method_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("surgery_adapter._factors.EXACT_UP_TO", 8)
+    change, notes = torch.randn(60, 40, generator=torch.Generator().manual_seed(0)), {}
+    made = run_emitting_op(
+        extract, {"rank": 9}, [change], torch.zeros(60, 40), name="m.q.weight", role=Q, notes=notes
+    )
+    product = made[f"{PREFIX}m.q.lora_B.weight"].double() @ made[f"{PREFIX}m.q.lora_A.weight"].double()
+    lost = (change - product).square().sum() / change.double().square().sum()
+    assert notes == {"rank": 9, "energy": pytest.approx(1 - float(lost), rel=1e-6)}
+
+
 def test_energy_takes_no_more_than_the_rank_and_nothing_of_no_change():
     change = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
     full, asked = (extracted("m.q.weight", Q, change, rank=2, **p) for p in ({}, {"energy": 1.0}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from surgery.errors import PlanError
-from tests.plugins.adapter.conftest import Shop, filled
+from tests.plugins.adapter.conftest import PREFIX, Shop, filled
 
 
 def test_the_largest_directions_stay(shop: Shop):
@@ -90,3 +90,18 @@ def test_a_folded_base_holds_weights_not_factors(shop: Shop):
         PlanError, match=r"`merge\.linear` takes weights, `a` holds factors; apply them to a base first"
     ):
         shop.plan({"op": "merge.linear", "models": {"a": 1}})
+
+
+def test_what_is_kept_of_a_change_is_noted_beside_a(shop: Shop):
+    A, B = filled(8, 30), filled(20, 8, seed=1)
+    v = (torch.eye(2), torch.diag(torch.tensor([2.0, 1.0])))
+    patterns = {"rank_pattern": {"v": 2}, "alpha_pattern": {"v": 2}}
+    shop.adapter("a", {"q": (A, B), "v": v}, r=8, lora_alpha=8, **patterns)
+    shop.run({"op": "adapter.rerank", "model": "a", "rank": 1})
+    tensors = json.loads((shop.folder / "out" / "report.json").read_text())["tensors"]
+    noted = {t["name"]: t["notes"][0]["numbers"] for t in tensors if "notes" in t}
+    squares = torch.linalg.svdvals(B.double() @ A.double()).square()
+    assert noted == {
+        f"{PREFIX}q.lora_A.weight": {"energy": pytest.approx(float(squares[0] / squares.sum()), rel=1e-6)},
+        f"{PREFIX}v.lora_A.weight": {"energy": pytest.approx(0.8, rel=1e-6)},
+    }

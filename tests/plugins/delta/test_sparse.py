@@ -11,6 +11,7 @@ from surgery.checkpoint.base import Checkpoint
 from surgery.errors import CheckpointError
 from surgery.ops import Signature
 from surgery.tensors import Role, TensorSpec
+from surgery.testing import run_emitting_op
 from surgery_delta.sparse import Sparse, parts, sparse
 from tests.plugins.delta.conftest import UP, applied, back, normal, read, stored
 
@@ -111,3 +112,17 @@ def test_places_outside_of_the_matrix_are_refused(changes, part):
 def test_a_density_of_nothing_is_refused():
     with pytest.raises(ValueError, match="greater than 0"):
         Sparse(density=0)
+
+
+def test_the_share_of_the_squares_that_is_stored_is_noted():
+    notes: dict[str, float] = {}
+    model = torch.tensor(MODEL)
+    run_emitting_op(sparse, {"density": 0.5}, [model], torch.zeros(2, 3), name="w", role=UP, notes=notes)
+    assert notes == {"energy": 29 / 34}
+
+
+def test_of_no_change_and_of_nan_nothing_is_noted():
+    for model in (torch.zeros(2, 3), torch.full((2, 3), float("nan"))):
+        notes: dict[str, float] = {}
+        run_emitting_op(sparse, {"density": 0.5}, [model], torch.zeros(2, 3), name="w", role=UP, notes=notes)
+        assert notes == {}

@@ -8,6 +8,7 @@ import torch
 
 from surgery import RunOptions
 from surgery.errors import OpError, RecipeError
+from surgery.tensors import Role
 from surgery.testing import Identity, OpCase, run_op, same_bytes
 from surgery_lowrank.svd import svd
 
@@ -51,6 +52,39 @@ def test_a_rank_that_saves_nothing_leaves_the_matrix():
     assert same_bytes(run_op(svd, {**given, "rank": 2}, [W]), W)
     assert not same_bytes(run_op(svd, {**given, "rank": 1}, [W]), W)
     assert same_bytes(run_op(svd, {**given, "energy": 0.9999}, [W]), W)
+
+
+@pytest.mark.parametrize(
+    ("params", "noted"),
+    [
+        ({"rank": 2}, {"rank": 2, "energy": 13 / 14}),
+        ({"energy": 0.6}, {"rank": 1, "energy": 9 / 14}),
+        ({"energy": 0.99}, {"rank": 3, "energy": 1.0}),
+        ({"energy": 0.6, "only_if_smaller": True}, {"rank": 1, "energy": 9 / 14}),
+        ({"energy": 0.9, "only_if_smaller": True}, {"rank": 3, "energy": 1.0}),
+    ],
+    ids=str,
+)
+def test_what_a_rank_keeps_is_noted_all_where_the_matrix_is_left(params, noted):
+    """Factors of 3 x 3 with rank 2 hold 12 numbers, the matrix 9."""
+    notes = {}
+    run_op(svd, {**ALL, **params}, [DIAGONAL], notes=notes)
+    assert notes == pytest.approx(noted, rel=1e-12)
+
+
+def test_of_a_stack_the_highest_rank_and_the_share_of_all_are_noted():
+    stack = torch.stack([DIAGONAL, torch.diag(torch.tensor([1.0, 0.0, 0.0]))])
+    notes = {}
+    role = Role("experts.down", 0)
+    run_op(svd, {**ALL, "energy": 0.9}, [stack], role=role, name="m.experts.down_proj", notes=notes)
+    assert notes == pytest.approx({"rank": 2, "energy": 14 / 15}, rel=1e-12)
+
+
+def test_the_randomized_method_notes_what_it_keeps():
+    W, notes = noise(90, 60), {}
+    low = run_op(svd, {**ALL, "rank": 12, "method": "randomized"}, [W], notes=notes)
+    lost = (W - low).double().square().sum() / W.double().square().sum()
+    assert notes == {"rank": 12, "energy": pytest.approx(1 - float(lost), rel=1e-5)}
 
 
 def test_a_zero_matrix_stays_zero():

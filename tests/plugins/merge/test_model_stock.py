@@ -167,3 +167,18 @@ def test_a_base_is_needed():
     with pytest.raises(OpError) as error:
         run_op(ModelStockOp, {}, [torch.ones(1), torch.ones(1)])
     assert str(error.value) == "w: the base lacks this tensor, a delta needs it; leave it out with `where:`"
+
+
+def test_the_ratio_is_noted_where_it_is_one_for_a_tensor():
+    """t = 2·½/(1 + ½)."""
+    models, notes, rows = [torch.tensor([[1.0, 0.0]]), torch.tensor([SIXTY])], {}, {}
+    run_op(ModelStockOp, {}, models, torch.zeros(1, 2), notes=notes)
+    assert notes == {"ratio": pytest.approx(2 / 3, rel=1e-6)}
+    run_op(ModelStockOp, {"filter_wise": True}, models, torch.zeros(1, 2), notes=rows)
+    assert rows == {}
+
+
+def test_numbers_that_are_none_are_kept_and_not_noted():
+    broken, notes = torch.tensor([float("nan"), 1.0]), {}
+    run_op(ModelStockOp, {}, [broken, torch.ones(2)], torch.zeros(2), notes=notes)
+    assert notes == {}

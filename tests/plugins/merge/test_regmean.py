@@ -128,9 +128,27 @@ def test_vectors_and_tensors_without_a_gram_matrix_are_averaged():
 
 def test_a_system_that_float64_cannot_factor_gets_a_larger_ridge():
     """Rank one: 1·1ᵀ has the eigenvalues 2 and 0; what the ridge adds leaves the mean in the unseen direction."""
-    gram = [[1.0, 1.0], [1.0, 1.0]]
+    gram = [[0.5, 0.5], [0.5, 0.5]]  # the sum is 1·1ᵀ, whose second pivot is 0 to the last bit
     merged = [[2.0, 4.0]]
     case([[[1.0, 3.0]], [[3.0, 5.0]]], [gram, gram], EXACT, expected=merged).check()
+
+
+@pytest.mark.parametrize(
+    ("grams", "ridge", "noted"),
+    [
+        ([diag(1, 2), diag(2, 1)], 1e-6, {"ridge": 1e-6}),
+        ([[[0.5, 0.5], [0.5, 0.5]]] * 2, 0, {"ridge": 1e-12}),
+        ([diag(0, 0)] * 2, 1e-6, {}),
+        ([None, diag(1, 1)], 1e-6, {}),
+    ],
+    ids=["as given", "raised", "nothing read", "averaged"],
+)
+def test_the_ridge_that_a_system_needed_is_noted(grams, ridge, noted):
+    notes, given = {}, tuple(None if gram is None else torch.as_tensor(gram) for gram in grams)
+    models = [torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 5.0]])]
+    params = {**EXACT, "ridge": ridge}
+    run_op(regmean, params, models, each=EACH, companions={"gram": given}, notes=notes)
+    assert notes == noted
 
 
 def test_what_is_no_gram_matrix_is_refused():

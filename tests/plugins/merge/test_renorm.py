@@ -144,3 +144,12 @@ def test_what_is_missing_is_said(params, base, text):
 def test_a_norm_is_mean_max_or_a_length(norm):
     with pytest.raises(ValueError, match="norm"):
         RenormOp.params(norm=norm)
+
+
+def test_the_factor_is_noted_where_there_is_one():
+    models, notes = [torch.tensor(delta) for delta in DELTAS], {}
+    run_op(RenormOp, {"norm": "mean"}, models, torch.zeros(2), notes=notes)
+    assert notes == {"factor": 9 / 2.5}
+    zero = {}
+    run_op(RenormOp, {"norm": "mean"}, [torch.zeros(2), *models], torch.zeros(2), notes=zero)
+    assert zero == {}
