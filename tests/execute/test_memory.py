@@ -99,7 +99,7 @@ def test_shares_of_a_whole_model_larger_than_the_budget_take_no_more_than_any_ot
     assert 3 * rows * 1_000_003 * 4 > budget
     cases = []
     for method, told in WHOLE_MODEL.items():
-        models = {name: told["each"] for name in ("a", "b")}
+        models = dict.fromkeys(("a", "b"), told["each"])
         step = {"op": f"merge.{method}", "base": "base", "models": models, "scope": told["scope"]}
         document = shop.document({"m": step}, to=f"out-{method}")
         cases.append(json.dumps({"memory": budget, "recipe": yaml.safe_dump(document, sort_keys=False)}))
