@@ -58,10 +58,31 @@ def order(plan: Plan, options: RunOptions) -> Schedule:
     if options.chunk is None:
         large = _fit(make_jobs(plan.outputs, LARGE_CHUNK), texts, fixed, budget // 2, options.workers())
         if large.workers == options.workers() and large.needed <= budget // 2:
-            return Schedule(plan, layouts, large.jobs, large.workers, budget, *large.within(budget), texts)
+            jobs = _by_shards(large.jobs, plan, layouts)
+            return Schedule(plan, layouts, jobs, large.workers, budget, *large.within(budget), texts)
     fit = _fit(make_jobs(plan.outputs, options.chunk or CHUNK), texts, fixed, budget, options.workers())
     _check(fit, budget)
-    return Schedule(plan, layouts, fit.jobs, fit.workers, budget, *fit.within(budget), texts)
+    jobs = _by_shards(fit.jobs, plan, layouts)
+    return Schedule(plan, layouts, jobs, fit.workers, budget, *fit.within(budget), texts)
+
+
+def _by_shards(jobs: tuple[Job, ...], plan: Plan, layouts: tuple[ShardLayout, ...]) -> tuple[Job, ...]:
+    """Order the jobs of outputs that are uploaded shard by shard: the smallest first, then from the largest down.
+
+    So the upload begins early, and little is left of it when everything is computed. Other jobs come last.
+    """
+    ranks: dict[tuple[int, str], int] = {}
+    for index, (output, layout) in enumerate(zip(plan.outputs, layouts, strict=True)):
+        if output.target is None:
+            continue
+        by_size = sorted(layout.shards, key=lambda shard: shard.size)
+        for rank, shard in enumerate(by_size[:1] + by_size[:0:-1]):
+            ranks |= {(index, spec.name): rank for spec in shard.tensors}
+
+    def rank_of(job: Job) -> int:
+        return min(ranks.get((target.output, target.tensor.spec.name), len(ranks)) for target in job.targets)
+
+    return tuple(sorted(jobs, key=rank_of)) if ranks else jobs
 
 
 def _layout(output: Output) -> ShardLayout:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from surgery import ResourceError, RunOptions
+from surgery.checkpoint.base_publisher import Destination
+from surgery.plan.places import Target
 from surgery.schedule.order import PER_TENSOR, RESERVE, Schedule, order
 
 MIB = 2**20
@@ -15,6 +18,10 @@ WHOLE = "  x: {op: toy.whole, models: [a]}\n  m: {op: toy.add, models: [x]}"
 
 def scheduled(plan, mib: int = 200, threads: int = 4, chunk: int = 1 << 17) -> Schedule:
     return order(plan, RunOptions(memory=mib * MIB, threads=threads, chunk=chunk))
+
+
+def unopened(rest: str, private: bool):
+    raise AssertionError("a schedule publishes nothing")
 
 
 def test_a_schedule_adds_up_its_jobs(plan):
@@ -30,6 +37,16 @@ def test_shards_are_laid_out_before_anything_is_computed(plan):
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     ]
+
+
+def test_what_is_uploaded_begins_with_the_smallest_shard_and_ends_with_a_small_one(plan):
+    sizes = {"a": 20, "b": 80, "c": 10, "d": 90, "e": 30}
+    here = plan(ADD, {name: (size,) for name, size in sizes.items()}, shard_size=100)
+    assert [len(shard.tensors) for shard in scheduled(here).layouts[0].shards] == [1] * 5
+    assert [job.targets[0].tensor.spec.name for job in scheduled(here).jobs] == ["a", "b", "c", "d", "e"]
+    target = Target(Destination("hub", check=str, open=unopened, folder=str), "me/model")
+    there = replace(here, outputs=(replace(here.outputs[0], target=target),))
+    assert [job.targets[0].tensor.spec.name for job in scheduled(there).jobs] == ["c", "d", "b", "e", "a"]
 
 
 def test_the_peak_is_what_is_fixed_and_every_workers_buffers(plan):
