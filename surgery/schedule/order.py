@@ -67,7 +67,7 @@ def order(plan: Plan, options: RunOptions) -> Schedule:
 
 
 def _by_shards(jobs: tuple[Job, ...], plan: Plan, layouts: tuple[ShardLayout, ...]) -> tuple[Job, ...]:
-    """Order the jobs of outputs that are uploaded shard by shard: the smallest first, then from the largest down.
+    """Order the jobs of outputs that are uploaded shard by shard: small ones first and last, the largest between.
 
     So the upload begins early, and little is left of it when everything is computed. Other jobs come last.
     """
@@ -76,7 +76,7 @@ def _by_shards(jobs: tuple[Job, ...], plan: Plan, layouts: tuple[ShardLayout, ..
         if output.target is None:
             continue
         by_size = sorted(layout.shards, key=lambda shard: shard.size)
-        for rank, shard in enumerate(by_size[:1] + by_size[:0:-1]):
+        for rank, shard in enumerate(by_size[::2] + by_size[1::2][::-1]):
             ranks |= {(index, spec.name): rank for spec in shard.tensors}
 
     def rank_of(job: Job) -> int:

@@ -39,14 +39,14 @@ def test_shards_are_laid_out_before_anything_is_computed(plan):
     ]
 
 
-def test_what_is_uploaded_begins_with_the_smallest_shard_and_ends_with_a_small_one(plan):
+def test_what_is_uploaded_begins_and_ends_with_small_shards(plan):
     sizes = {"a": 20, "b": 80, "c": 10, "d": 90, "e": 30}
     here = plan(ADD, {name: (size,) for name, size in sizes.items()}, shard_size=100)
     assert [len(shard.tensors) for shard in scheduled(here).layouts[0].shards] == [1] * 5
     assert [job.targets[0].tensor.spec.name for job in scheduled(here).jobs] == ["a", "b", "c", "d", "e"]
     target = Target(Destination("hub", check=str, open=unopened, folder=str), "me/model")
     there = replace(here, outputs=(replace(here.outputs[0], target=target),))
-    assert [job.targets[0].tensor.spec.name for job in scheduled(there).jobs] == ["c", "d", "b", "e", "a"]
+    assert [job.targets[0].tensor.spec.name for job in scheduled(there).jobs] == ["c", "e", "d", "b", "a"]
 
 
 def test_the_peak_is_what_is_fixed_and_every_workers_buffers(plan):
