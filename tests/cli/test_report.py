@@ -48,3 +48,16 @@ def test_a_name_without_a_path_is_a_usage_error(surgery, out):
     assert (
         "`base` is not NAME=PATH; write the model's name in the recipe and where it is now" in result.stderr
     )
+
+
+def test_an_adapter_with_whole_tensors_beside_its_factors_is_shown_as_it_is_stored(surgery, work):
+    (work / "lora.yaml").write_text(
+        "surgery: 1\n"
+        "models: {base: ./base, code: ./code}\n"
+        "steps: {lora: {op: adapter.extract, base: base, model: code, rank: 2, save: rest}}\n"
+        "output: {model: lora, to: ./lora}\n"
+    )
+    assert surgery("run", "lora.yaml").exit_code == 0
+    assert surgery("report", "lora").exit_code == 0
+    page = (work / "lora" / "report.html").read_text()
+    assert "Noted by ops" in page
