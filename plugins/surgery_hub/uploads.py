@@ -56,7 +56,7 @@ class Uploads:
             raise self._failed
         left = [path for path in paths if path.name not in self._done]
         if left:
-            self._now = f"{len(left)} files"
+            self._now = _listed([path.name for path in left])
             self._upload([_addition(path) for path in left])
             self._now = ""
         return [self._done[path.name] for path in paths]
@@ -79,18 +79,20 @@ class Uploads:
 
     def _hash(self) -> None:
         """Hash what is taken; the Hub wants to be told the hashes before the content, and sending goes on meanwhile."""
-        while (path := self._queue.get()) is not None:
-            try:
-                self._hashed.put(_addition(path))
-            except OSError:  # told when it is tried once more at the end
-                with self._lock:
-                    self._waiting -= 1
-        self._hashed.put(None)
+        try:
+            while (path := self._queue.get()) is not None:
+                try:
+                    self._hashed.put(_addition(path))
+                except (OSError, ValueError):  # told when it is tried once more at the end
+                    with self._lock:
+                        self._waiting -= 1
+        finally:
+            self._hashed.put(None)  # whatever happened here: who sends must not wait for ever
 
     def _run(self) -> None:
         while not self._stopped and (operations := self._next()):
             names = [operation.path_in_repo for operation in operations]
-            self._now = f"{len(names)} files" if len(names) > 1 else names[0]
+            self._now = _listed(names)
             self._sending = len(names)
             try:
                 self._upload(operations)
@@ -123,6 +125,10 @@ class Uploads:
             # an operation is used again when the commit is tried again: it must keep its content
             api().preupload_lfs_files(self._repo, operations, revision=self._branch, free_memory=False)
         self._done |= {operation.path_in_repo: operation for operation in operations}
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)} files" if len(names) > 1 else names[0]
 
 
 def _addition(path: Path) -> CommitOperationAdd:
