@@ -72,9 +72,13 @@ class PluginError(SurgeryError):
 
 
 def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return `; did you mean `x`?` for the known words nearest to `word`, or what is known if it is little."""
+    """Return `; did you mean `x`?` for the known words nearest to `word`, or what is known if it is little.
+
+    `ties` is taken for `merge.ties` before it is taken for a misspelling.
+    """
     known = sorted(set(known))
-    near = difflib.get_close_matches(word.lower(), known, n=limit, cutoff=0.6)
+    ends = [name for name in known if name.endswith(f".{word.lower()}")]
+    near = ends[:limit] or difflib.get_close_matches(word.lower(), known, n=limit, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
     if 0 < len(known) <= 12:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery.errors import PluginError
-from surgery.ops import NoParams, Params, declared_in
+from surgery.ops import NoParams, Params
+from surgery.ops.declared import declared_in, require_name, told_of
 from surgery.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ def sampler(
     name: str, *, params: type[Params] = NoParams, cite: str = ""
 ) -> Callable[[type[Sampler]], SamplerKind]:
     """Declare a sampler `family.method`; `params` are what a recipe may set, `cite` is where it comes from."""
-    _check_name("sampler", name)
+    require_name("sampler", name)
 
     def declare(target: type[Sampler]) -> SamplerKind:
         _check_class("sampler", name, target, Sampler)
-        return SamplerKind(name, *_told("sampler", name, target), target, params, cite, target.__module__)
+        return SamplerKind(name, *told_of("sampler", name, target), target, params, cite, target.__module__)
 
     return declare
 
@@ -166,11 +166,11 @@ def evaluator(
     name: str, *, params: type[Params] = NoParams, executes: bool = False, cite: str = ""
 ) -> Callable[[type[Evaluator]], EvaluatorKind]:
     """Declare an evaluator `family.method`; `executes` says that it runs code that a recipe names."""
-    _check_name("evaluator", name)
+    require_name("evaluator", name)
 
     def declare(target: type[Evaluator]) -> EvaluatorKind:
         _check_class("evaluator", name, target, Evaluator)
-        told = _told("evaluator", name, target)
+        told = told_of("evaluator", name, target)
         return EvaluatorKind(name, *told, target, params, executes, cite, target.__module__)
 
     return declare
@@ -186,22 +186,8 @@ def evaluators_in(package: str) -> list[EvaluatorKind]:
     return declared_in(package, EvaluatorKind)
 
 
-def _check_name(what: str, name: str) -> None:
-    family, dot, method = name.partition(".")
-    if not (dot and family.isidentifier() and method.isidentifier()):
-        raise PluginError(f"{what} `{name}`: a name is `family.method`; rename it")
-
-
 def _check_class(what: str, name: str, target: Any, base: type) -> None:
     if not (isinstance(target, type) and issubclass(target, base)):
         raise PluginError(
             f"{what} `{name}`: must be a class that derives from {base.__name__}, got {target!r}"
         )
-
-
-def _told(what: str, name: str, target: type) -> tuple[str, str]:
-    """Return the first line and all of a class's docstring, which it must have."""
-    if not target.__doc__:
-        raise PluginError(f"{what} `{name}`: has no docstring; its first line says what it does")
-    doc = inspect.cleandoc(target.__doc__)
-    return doc.partition("\n")[0].strip(), doc

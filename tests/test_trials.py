@@ -88,7 +88,7 @@ def test_hooks_register_them(host):
 def test_a_family_is_loaded_when_it_is_named():
     loaded = Host()
     assert loaded.sampler("evolve.random").module == "surgery_evolve.random"
-    assert "eval" not in loaded._loaded
+    assert "eval" not in loaded._registry.loaded
 
 
 def test_a_hook_that_returns_something_else_is_refused(host):

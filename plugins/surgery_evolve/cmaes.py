@@ -26,7 +26,8 @@ class Cmaes(Params):
 @sampler(
     "evolve.cmaes",
     params=Cmaes,
-    cite="Hansen, The CMA Evolution Strategy: A Tutorial, 2016; restarts: Auger and Hansen, 2005 (IPOP)",
+    cite="Hansen 2016, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; "
+    "Auger and Hansen 2005, A Restart CMA Evolution Strategy With Increasing Population Size (restarts)",
 )
 class CmaesSampler(Sampler):
     """Adapt a normal distribution to where good candidates lie.

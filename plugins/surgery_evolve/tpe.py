@@ -24,7 +24,8 @@ class Tpe(Params):
 @sampler(
     "evolve.tpe",
     params=Tpe,
-    cite="Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011; Optuna's TPESampler",
+    cite="Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS; Akiba et al. 2019, "
+    "Optuna: A Next-generation Hyperparameter Optimization Framework, arXiv:1907.10902",
 )
 class TpeSampler(Sampler):
     """Estimate where good and bad candidates lie, gene by gene, and propose where good ones are likelier.

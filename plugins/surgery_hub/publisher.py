@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from surgery import __version__
 from surgery.checkpoint.base_publisher import Publisher
+from surgery.checkpoint.sidecars import sidecars_in
 from surgery.errors import CheckpointError
 from surgery_hub.address import place_address
 from surgery_hub.client import api, endpoint, is_offline, patiently, told
@@ -68,10 +69,10 @@ class HubPublisher(Publisher):
         """Upload what is missing, make the commit, and return its repository's page."""
         import huggingface_hub
 
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-        added = self._uploads.finish(paths)
+        files = _files(folder)
+        added = self._uploads.finish(files)
         with told(self.place):
-            stale = self._stale({path.name for path in paths})
+            stale = self._stale(files.keys())
             removed = [huggingface_hub.CommitOperationDelete(name) for name in stale]
             patiently(lambda: self._commit([*removed, *added]))
         tree = f"/tree/{self._branch}" if self._branch != "main" else ""
@@ -91,7 +92,7 @@ class HubPublisher(Publisher):
         assert sha is not None
         return sha
 
-    def _stale(self, new: set[str]) -> list[str]:
+    def _stale(self, new: Collection[str]) -> list[str]:
         """Return the weight files of the model that was there before."""
         info = patiently(lambda: api().model_info(self._repo, revision=self._parent))
         names = [sibling.rfilename for sibling in info.siblings or ()]
@@ -129,3 +130,10 @@ class HubPublisher(Publisher):
             return False
         there = {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or ()}
         return all(there.get(one.path_in_repo) == getattr(one, "_local_oid", None) for one in operations)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return what is published of a folder by the names there: its files, and those of a model's further modules."""
+    inner = sidecars_in(folder)
+    files = {path.name: path for path in folder.iterdir() if path.is_file()} | inner
+    return dict(sorted(files.items()))

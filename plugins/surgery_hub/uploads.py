@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ class Uploads:
 
     def __init__(self, repo: str, branch: str, where: str) -> None:
         self._repo, self._branch, self._where = repo, branch, where
-        self._queue: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Path, str] | None] = queue.SimpleQueue()
         self._hashed: queue.SimpleQueue[CommitOperationAdd | None] = queue.SimpleQueue()
         self._taken: set[str] = set()
         self._done: dict[str, CommitOperationAdd] = {}
@@ -33,33 +34,37 @@ class Uploads:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def put(self, path: Path) -> None:
-        """Take a file; returns at once. Raises what has made all uploads hopeless before."""
+    def put(self, path: Path, name: str = "") -> None:
+        """Take a file, which is called `name` there (by default as here); returns at once.
+
+        Raises what has made all uploads hopeless before.
+        """
+        name = name or path.name
         if self._failed is not None:
             raise self._failed
         with self._lock:
             self._waiting += 1
-            self._taken.add(path.name)
+            self._taken.add(name)
             if self._thread is None:
                 threading.Thread(target=self._hash, name="hash", daemon=True).start()
                 self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
                 self._thread.start()
-        self._queue.put(path)
+        self._queue.put((path, name))
 
-    def finish(self, paths: list[Path]) -> list[CommitOperationAdd]:
-        """Return the operations that add `paths`; takes those that were not taken, tries once more what failed."""
-        for path in paths:
-            if path.name not in self._taken:
-                self.put(path)
+    def finish(self, files: Mapping[str, Path]) -> list[CommitOperationAdd]:
+        """Return the operations that add `files`; takes those that were not taken, tries once more what failed."""
+        for name, path in files.items():
+            if name not in self._taken:
+                self.put(path, name)
         self._join()
         if self._failed is not None:
             raise self._failed
-        left = [path for path in paths if path.name not in self._done]
+        left = {name: path for name, path in files.items() if name not in self._done}
         if left:
-            self._now = _listed([path.name for path in left])
-            self._upload([_addition(path) for path in left])
+            self._now = _listed(list(left))
+            self._upload([_addition(path, name) for name, path in left.items()])
             self._now = ""
-        return [self._done[path.name] for path in paths]
+        return [self._done[name] for name in files]
 
     def doing(self) -> str:
         """Return what is being uploaded, and how many files wait."""
@@ -80,9 +85,9 @@ class Uploads:
     def _hash(self) -> None:
         """Hash what is taken; the Hub wants to be told the hashes before the content, and sending goes on meanwhile."""
         try:
-            while (path := self._queue.get()) is not None:
+            while (taken := self._queue.get()) is not None:
                 try:
-                    self._hashed.put(_addition(path))
+                    self._hashed.put(_addition(*taken))
                 except (OSError, ValueError):  # told when it is tried once more at the end
                     with self._lock:
                         self._waiting -= 1
@@ -131,11 +136,11 @@ def _listed(names: list[str]) -> str:
     return f"{len(names)} files" if len(names) > 1 else names[0]
 
 
-def _addition(path: Path) -> CommitOperationAdd:
+def _addition(path: Path, name: str) -> CommitOperationAdd:
     """Return the operation that adds a file, which is read once for its hash."""
     import huggingface_hub
 
-    operation = huggingface_hub.CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=str(path))
+    operation = huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
     _ = operation.upload_info.sha256  # computed now, kept for when it is sent
     return operation
 

@@ -86,6 +86,6 @@ def count(x: Chunk, epsilons: list[float], out: Tensor) -> Tensor:
 
 def same(signature: Signature, p: Active) -> int | None:
     """Return the base when nothing is added, or the only model when all of it is."""
-    if p.lambda_ == 0:
+    if p.lambda_ == 0 or not signature.first.numel:
         return BASE
     return 0 if len(signature.models) == 1 and p.lambda_ == 1 and p.epsilon == 0 else None

@@ -112,14 +112,17 @@ def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tenso
 def mean_of(x: Chunk, weights: Sequence[float]) -> Tensor:
     """Return Σ w·θ / Σ w in `x.out`; needs scratch buffer 0, or its memory for a whole tensor.
 
-    Computed as θ1 + Σ w·(θ - θ1) / Σ w: where the models agree the mean is what they agree on, to the last bit.
+    Computed as θ' + Σ w·(θ - θ') / Σ w from the model θ' that counts most: where the models agree the mean is what they
+    agree on, to the last bit.
     """
     import torch
 
-    out, first = x.out.zero_(), x.models[0]
-    for model, weight in zip(x.models[1:], weights[1:], strict=True):
-        out.add_(torch.sub(model, first, out=x.scratch(0)), alpha=weight)
-    return out.div_(math.fsum(weights)).add_(first)
+    most = max(range(len(weights)), key=lambda index: abs(weights[index]))
+    out, start = x.out.zero_(), x.models[most]
+    for index, (model, weight) in enumerate(zip(x.models, weights, strict=True)):
+        if index != most:
+            out.add_(torch.sub(model, start, out=x.scratch(0)), alpha=weight)
+    return out.div_(math.fsum(weights)).add_(start)
 
 
 def sum_deltas(x: Chunk, weights: Sequence[float]) -> Tensor:

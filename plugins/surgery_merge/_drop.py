@@ -74,14 +74,19 @@ def factors(x: Chunk, p: Dare, found: list[float] | None) -> list[float]:
 
 
 def survives(x: Chunk, index: int, density: float, out: Tensor) -> Tensor:
-    """Fill `out` with 1 where model `index` keeps its element and 0 elsewhere: u < density for a uniform u.
+    """Fill `out` with 1 where model `index` keeps its element and 0 elsewhere.
 
     The stream is the model's place in the step, in sorted order: another model in the step may change which
     elements a model keeps, never how many are expected.
     """
-    import torch
+    from surgery.math.masks import as_numbers
 
-    return torch.lt(x.uniform(x.signature.place(index)), density, out=out)
+    return as_numbers(survivors(x, index, density), out)
+
+
+def survivors(x: Chunk, index: int, density: float) -> Tensor:
+    """Return where model `index` keeps its element, as bool."""
+    return x.keep(density, x.signature.place(index))
 
 
 def same(signature: Signature, p: Dare, *, mean: bool) -> int | None:

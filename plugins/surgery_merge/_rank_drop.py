@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Elements that are ranked at a time: their keys stay in cache.
-_PIECE: Final = 1 << 14
+_PIECE: Final = 1 << 15
 
 
 class DellaModel(Sparse):
@@ -82,6 +82,8 @@ def multipliers(x: Chunk, p: Della) -> list[Survivors]:
 def _multiplier(x: Chunk, p: Della, index: int, each: Any) -> Survivors:
     import torch
 
+    from surgery.math.masks import as_numbers
+
     if each.density in (0, 1):
         return Survivors(None, each.density)
     draws, base = _rows(x.uniform(x.signature.place(index))), x.base
@@ -93,7 +95,7 @@ def _multiplier(x: Chunk, p: Della, index: int, each: Any) -> Survivors:
         delta = _rows(x.models[index])[rows] - _rows(base)[rows]
         kept, probability = _kept(delta, draws[rows], each)
         if inverse:
-            torch.div(kept, probability, out=mask[rows])
+            as_numbers(kept, mask[rows]).div_(probability)
         else:
             mask[rows] = kept
         if p.rescale == "l1":
@@ -162,6 +164,10 @@ class Piece:
     def uniform(self, stream: int = 0) -> Tensor:
         """Return the rows' draws."""
         return _rows(self.whole.uniform(stream))[self.rows]
+
+    def keep(self, probability: float, stream: int = 0) -> Tensor:
+        """Return which elements of the rows are kept."""
+        return _rows(self.whole.keep(probability, stream))[self.rows]
 
     def note(self, name: str, number: float) -> None:
         """Note a number about the whole tensor."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from surgery.ops import BASE, Chunk, NoParams, Reduce, Scan, Signature, op
 from surgery_merge._common import lacks_base, subtract
@@ -16,15 +16,41 @@ if TYPE_CHECKING:
     from surgery.math.lines import Lines
     from surgery.math.select import Threshold
 
-_FLOOR = 1e-8  # added to every probability
+_FLOOR: Final = 1e-8  # added to every probability
+
+# Below these a block's part is computed in float32, whose digits suffice: see `_close`.
+_CLOSE: Final = 2.0**-5  # change of an element
+_LONG: Final = 64  # elements of a row at least
+_SERIES: Final = (
+    1 / 2,
+    -1 / 6,
+    1 / 12,
+    -1 / 20,
+    1 / 30,
+    -1 / 42,
+)  # ((1 + u)·log(1 + u) - u)/u² for |u| < 0.07
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """log Σ exp of each row of the model and of the base."""
+    """log Σ exp of each row of the base, and how much more it is of the model's."""
 
-    model: Matrix
     base: Matrix
+    more: Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What a block says of the rows that it touches, from row `first` on: the largest of each, and Σ exp(θ - largest).
+
+    `more` is Σ exp(θ0 - largest of θ0)·(exp(θ - θ0) - 1): of siblings log Σ exp agree in nearly all digits, and this
+    is what is left. NaN where it was not needed.
+    """
+
+    first: int
+    base: tuple[Matrix, Matrix]
+    model: tuple[Matrix, Matrix]
+    more: Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +74,9 @@ class ArceeFusionOp(Reduce):
     """Take the model's weight where |θ - θ0|·D is at least median + 1.5·(q3 - q1) of all, else the base's.
 
     D is the divergence KL(softmax(θ) ‖ softmax(θ0)) of the row (output of a Linear; a vector is one row), with 1e-8
-    added to both probabilities, in float64. Quartiles are order statistics ⌊q·(n - 1)⌋ of a tensor's n scores, exact
-    for any n. A product of a vendor; no paper says why. It reads its inputs four or five times: row sums,
-    divergences, the quartiles in one pass or two, the result.
+    added to both probabilities, in float64, or to seven digits where all changes are small. Quartiles are order
+    statistics ⌊q·(n - 1)⌋ of a tensor's n scores, exact for any n. A product of a vendor; no paper says why. It
+    reads its inputs four or five times: row sums, divergences, the quartiles in one pass or two, the result.
     """
 
     gathers = 4
@@ -82,7 +108,7 @@ class ArceeFusionOp(Reduce):
 
         rows = _rows(signature).count
         if found is None:
-            return Partition(*(_log_sums([part[side] for part in total], rows) for side in (0, 1)))
+            return _partition(total, rows)
         if isinstance(found, Partition):
             return Search(_scaled(total, rows), (FULL,) * 3)
         return Search(found.divergence, _refined(total, found, signature.numel))
@@ -102,25 +128,55 @@ def _rows(signature: Signature) -> Lines:
     return lines_of(signature.first.shape, "rows")
 
 
-def _row_sums(x: Chunk) -> list[tuple[int, Matrix, Matrix]]:
-    """Return for model and base the first row of a block, each row's maximum, and Σ exp(x - maximum)."""
+def _close(x: Chunk, changes: Tensor) -> bool:
+    """Return whether float32 gives a block's divergences to seven digits: long rows, small changes of all elements."""
+    import torch
+
+    if changes.dtype != torch.float32 or _rows(x.signature).length < _LONG:
+        return False
+    least, most = torch.aminmax(changes)
+    return max(-float(least), float(most)) <= _CLOSE
+
+
+def _row_sums(x: Chunk) -> Sums:
     import numpy as np
 
     assert x.base is not None
-    rows, size = _rows(x.signature), x.base.numel()
-    (first, _), offsets = rows.covered(x.start, size), rows.offsets(x.start, size)
-    lengths = np.diff(offsets, append=size)
-    sums = []
-    for tensor in (x.models[0], x.base):
-        values = tensor.double().cpu().numpy()
-        largest = np.maximum.reduceat(values, offsets)
-        powers = np.exp(values - np.repeat(largest, lengths))
-        sums.append((first, largest, np.add.reduceat(powers, offsets)))
-    return sums
+    rows, changes = _rows(x.signature), x.models[0] - x.base
+    first, count = rows.covered(x.start, changes.numel())
+    if not _close(x, changes):
+        base, model = (_powers(rows, x.start, tensor.double()) for tensor in (x.base, x.models[0]))
+        return Sums(first, base, model, np.full(count, np.nan))
+    largest = rows.largest(x.base, x.start)
+    powers = (x.base - rows.spread(largest, x.start, x.base, first)).exp_()
+    total = rows.sums(powers, x.start)
+    more = rows.sums(powers.mul_(changes.expm1_()), x.start)
+    return Sums(first, (largest, total), (largest, total + more), more)
 
 
-def _log_sums(parts: list[tuple[int, Matrix, Matrix]], rows: int) -> Matrix:
-    """Return log Σ exp of each row from the sums over its parts."""
+def _powers(rows: Lines, start: int, values: Tensor) -> tuple[Matrix, Matrix]:
+    """Return each row's largest in a range, and Σ exp(value - largest)."""
+    largest = rows.largest(values, start)
+    first, _ = rows.covered(start, values.numel())
+    return largest, rows.sums((values - rows.spread(largest, start, values, first)).exp_(), start)
+
+
+def _partition(parts: list[Sums], rows: int) -> Partition:
+    """Return log Σ exp of the base's rows, and what the model's have more."""
+    import numpy as np
+
+    base, total = _joined([(part.first, *part.base) for part in parts], rows)
+    model, model_total = _joined([(part.first, *part.model) for part in parts], rows)
+    more = np.zeros(rows)
+    for part in parts:
+        here = slice(part.first, part.first + len(part.more))
+        more[here] += part.more * np.exp(part.base[0] - base[here])
+    apart = model + np.log(model_total) - base - np.log(total)
+    return Partition(base + np.log(total), np.where(np.isnan(more), apart, np.log1p(more / total)))
+
+
+def _joined(parts: list[tuple[int, Matrix, Matrix]], rows: int) -> tuple[Matrix, Matrix]:
+    """Return the largest of each row, and Σ exp(value - largest), from those of its parts."""
     import numpy as np
 
     largest, total = np.full(rows, -np.inf), np.zeros(rows)
@@ -130,7 +186,7 @@ def _log_sums(parts: list[tuple[int, Matrix, Matrix]], rows: int) -> Matrix:
     for first, maxima, sums in parts:
         here = slice(first, first + len(maxima))
         total[here] += sums * np.exp(maxima - largest[here])
-    return largest + np.log(total, out=np.zeros(rows), where=total != 0)
+    return largest, total
 
 
 def _divergences(x: Chunk, found: Partition) -> tuple[int, Matrix]:
@@ -139,19 +195,29 @@ def _divergences(x: Chunk, found: Partition) -> tuple[int, Matrix]:
     Over whole rows p and q have equal sums: Σ(p - q) is 0. But so no term is negative and none cancels: for siblings
     Σ p·log(p/q) loses the digits that |p - q|/p has less than 1.
     """
-    import numpy as np
+    assert x.base is not None
+    rows, changes = _rows(x.signature), x.models[0] - x.base
+    first, _ = rows.covered(x.start, changes.numel())
+    if _close(x, changes):
+        return first, rows.sums(_small_terms(x, rows, found, changes), x.start)
+    base = x.base.double()
+    q = (base - rows.spread(found.base, x.start, base)).exp_().add_(_FLOOR)
+    p = (x.models[0].double() - rows.spread(found.base + found.more, x.start, base)).exp_().add_(_FLOOR)
+    apart = p - q
+    return first, rows.sums((apart / q).log1p_().mul_(p).sub_(apart), x.start)
+
+
+def _small_terms(x: Chunk, rows: Lines, found: Partition, changes: Tensor) -> Tensor:
+    """Return q·((1 + u)·log(1 + u) - u), u = (p - q)/q, of small changes; `changes` is used up."""
     import torch
 
     assert x.base is not None
-    rows, size = _rows(x.signature), x.base.numel()
-    p, q = (
-        (wide - rows.spread(log_sums, x.start, wide)).exp_().add_(_FLOOR)
-        for wide, log_sums in ((x.models[0].double(), found.model), (x.base.double(), found.base))
-    )
-    apart = p - q
-    terms = torch.log1p(apart / q).mul_(p).sub_(apart).cpu().numpy()
-    first, _ = rows.covered(x.start, size)
-    return first, np.add.reduceat(terms, rows.offsets(x.start, size))
+    q = (x.base - rows.spread(found.base, x.start, x.base)).exp_()
+    u = changes.sub_(rows.spread(found.more, x.start, changes)).expm1_().mul_(q).div_(q.add_(_FLOOR))
+    series = torch.full_like(u, _SERIES[-1])
+    for term in _SERIES[-2::-1]:
+        torch.addcmul(torch.tensor(term, device=u.device), series, u, out=series)
+    return series.mul_(u).mul_(u).mul_(q)
 
 
 def _scaled(parts: list[tuple[int, Matrix]], rows: int) -> Matrix:

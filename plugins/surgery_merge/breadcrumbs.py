@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, op
-from surgery_merge._band import Breadcrumbs, Crumbs, CrumbsTrim, same
+from surgery_merge._band import SPLITS, Breadcrumbs, Crumbs, CrumbsTrim, cuts_of_rows, same, split_of
 from surgery_merge._common import lacks_base, subtract, sum_is_zero, weights_of
-from surgery_merge._trim import SPLITS, Found, pool_of, split_of, trimmed
+from surgery_merge._row_band import RowCuts, in_band
+from surgery_merge._trim import Found, pool_of, trimmed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     split=split_of,
     splits=SPLITS,
     pool=pool_of,
+    vectors="row",
     params=Breadcrumbs,
     each=Crumbs,
     base="required",
@@ -35,20 +37,27 @@ class BreadcrumbsOp(CrumbsTrim):
 
     Of n elements of a delta the ⌊γ·n⌋ largest are dropped, then the smallest until ⌊density·n⌋ are left; elements
     that equal the largest or smallest that stays, stay. A density of 1 keeps everything, outliers too. Thresholds
-    are exact. `normalize` divides by Σ w.
+    are exact. With `scope: row` n are the elements of a row (a vector is one), and nothing is read twice.
+    `normalize` divides by Σ w.
     """
 
     def apply(self, x: Chunk, p: Breadcrumbs, found: Found | None) -> Tensor:
         """Return the merged range."""
         import torch
 
-        base, out = x.base, x.out.zero_()
-        delta, work = x.scratch(0), x.scratch(1)
+        weights, cuts = (
+            weights_of(x.signature),
+            cuts_of_rows(x, p) if p.scope == "row" else self.cuts(x, found),
+        )
+        base, out, delta = x.base, x.out.zero_(), x.scratch(0)
         assert base is not None
-        weights = weights_of(x.signature)
-        for index, (weight, cut) in enumerate(zip(weights, self.cuts(x, found), strict=True)):
-            if cut is not None and weight != 0:
-                trimmed(subtract(x, index, delta), cut, work)
+        for index, (weight, cut) in enumerate(zip(weights, cuts, strict=True)):
+            if cut is None or weight == 0:
+                continue
+            if isinstance(cut, RowCuts):
+                out.add_(in_band(x, index, cut, delta), alpha=weight)
+            else:
+                trimmed(subtract(x, index, delta), cut, x.scratch(1))
                 out.add_(delta, alpha=weight * cut.factor)
         scale = p.lambda_ / math.fsum(weights) if p.normalize else p.lambda_
         return torch.add(base, out, alpha=scale, out=out)

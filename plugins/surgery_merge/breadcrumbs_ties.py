@@ -6,10 +6,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, op
-from surgery_merge._band import Breadcrumbs, Crumbs, CrumbsTrim, same
+from surgery_merge._band import SPLITS, Breadcrumbs, Crumbs, CrumbsTrim, cuts_of_rows, same, split_of
 from surgery_merge._common import lacks_base, subtract, weights_of
 from surgery_merge._election import BUFFERS, Elect, Voter, elected
-from surgery_merge._trim import SPLITS, Cut, Found, pool_of, split_of, without_outliers
+from surgery_merge._row_band import RowCuts, in_band
+from surgery_merge._trim import Cut, Found, pool_of, without_outliers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,7 @@ class BreadcrumbsTies(Breadcrumbs):
     split=split_of,
     splits=SPLITS,
     pool=pool_of,
+    vectors="row",
     params=BreadcrumbsTies,
     each=Crumbs,
     base="required",
@@ -34,8 +36,9 @@ class BreadcrumbsTies(Breadcrumbs):
     check=lambda signature, p: lacks_base(signature),
     buffers=BUFFERS + 1,
     cite=(
-        "Davari and Belilovsky 2023, Model Breadcrumbs, arXiv:2312.06795; "
-        "Yadav et al. 2023, TIES-Merging, arXiv:2306.01708"
+        "Davari and Belilovsky 2023, Model Breadcrumbs: Scaling Multi-Task Model Merging with Sparse Masks, "
+        "arXiv:2312.06795; "
+        "Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models, arXiv:2306.01708"
     ),
 )
 class BreadcrumbsTiesOp(CrumbsTrim):
@@ -48,19 +51,21 @@ class BreadcrumbsTiesOp(CrumbsTrim):
 
     def apply(self, x: Chunk, p: BreadcrumbsTies, found: Found | None) -> Tensor:
         """Return the merged range."""
-        rows = zip(weights_of(x.signature), self.cuts(x, found), strict=True)
+        cuts = cuts_of_rows(x, p) if p.scope == "row" else self.cuts(x, found)
         voters = [
-            Voter(
-                write=partial(_write, x, index, cut),
-                ballot=weight * cut.factor,
-                gain=weight * cut.factor,
-                share=weight,
-                cutoff=cut.low,
-            )
-            for index, (weight, cut) in enumerate(rows)
+            _voter(x, index, cut, weight)
+            for index, (weight, cut) in enumerate(zip(weights_of(x.signature), cuts, strict=True))
             if cut is not None and weight != 0
         ]
         return elected(x, voters, elect=p.elect, normalize=p.normalize, scale=p.lambda_)
+
+
+def _voter(x: Chunk, index: int, cut: Cut | RowCuts, weight: float) -> Voter:
+    """Return a model's part in the election, with what stays of its delta."""
+    if isinstance(cut, RowCuts):
+        return Voter(partial(in_band, x, index, cut), ballot=weight, gain=weight, share=weight)
+    gain = weight * cut.factor
+    return Voter(partial(_write, x, index, cut), ballot=gain, gain=gain, share=weight, cutoff=cut.low)
 
 
 def _write(x: Chunk, index: int, cut: Cut, out: Tensor) -> None:

@@ -44,6 +44,7 @@ def _workspace(signature: Signature, p: Cart) -> int:
     split=Split.TENSOR,
     params=Cart,
     models=(2, None),
+    simplify=lambda signature, p: None if signature.numel else 0,
     workspace=_workspace,
     cite="Choi, Kim, Lee, Hong 2024, Revisiting Weight Averaging for Model Merging, arXiv:2412.12153",
 )

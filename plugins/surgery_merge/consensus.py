@@ -53,8 +53,10 @@ class ConsensusModel(Params):
 
 
 def _same(signature: Signature, p: Consensus) -> int | None:
-    """Return the base when nothing is kept."""
-    return BASE if p.lambda_ == 0 or p.k > len(signature.models) else None
+    """Return the base when nothing is kept, or the only model when all of it is: it needs all that it changed."""
+    if p.lambda_ == 0 or p.k > len(signature.models):
+        return BASE
+    return 0 if len(signature.models) == 1 and p.lambda_ == 1 and p.merged == "sum" else None
 
 
 def _check(signature: Signature, p: Consensus) -> str | None:

@@ -21,6 +21,7 @@ class DareLinear(Dare):
     "merge.dare_linear",
     split=split_of,
     splits=(Split.ELEMENT, Split.REDUCE),
+    version=2,
     params=DareLinear,
     each=Sparse,
     base="required",

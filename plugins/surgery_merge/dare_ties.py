@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from surgery.ops import Chunk, Split, op
 from surgery_merge._common import Sparse, densities_of, lacks_base, subtract, weights_of
-from surgery_merge._drop import Dare, Drop, factors, same, split_of
+from surgery_merge._drop import Dare, Drop, factors, same, split_of, survivors
 from surgery_merge._election import BUFFERS, Elect, Voter, elected
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class DareTies(Dare):
     "merge.dare_ties",
     split=split_of,
     splits=(Split.ELEMENT, Split.REDUCE),
+    version=2,
     params=DareTies,
     each=Sparse,
     base="required",
@@ -50,7 +51,8 @@ class DareTiesOp(Drop):
         rows = zip(weights_of(x.signature), densities_of(x.signature), factors(x, p, found), strict=True)
         voters = [
             Voter(
-                write=partial(_write, x, index, _survivors(x, index, density)),
+                # bytes for each element are kept: drawing again would cost more
+                write=partial(_write, x, index, None if density >= 1 else survivors(x, index, density)),
                 ballot=weight * factor,
                 gain=weight * factor,
                 share=weight,
@@ -61,12 +63,9 @@ class DareTiesOp(Drop):
         return elected(x, voters, elect=p.elect, normalize=p.normalize, scale=p.lambda_)
 
 
-def _survivors(x: Chunk, index: int, density: float) -> Tensor | None:
-    """Return where model `index` keeps its element, as bool: drawing again would cost more than these bytes."""
-    return None if density >= 1 else x.uniform(x.signature.place(index)) < density
+def _write(x: Chunk, index: int, kept: Tensor | None, out: Tensor) -> None:
+    from surgery.math.masks import drop
 
-
-def _write(x: Chunk, index: int, survivors: Tensor | None, out: Tensor) -> None:
     subtract(x, index, out)
-    if survivors is not None:
-        out.mul_(survivors)
+    if kept is not None:
+        drop(out, kept)

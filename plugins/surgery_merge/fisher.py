@@ -141,8 +141,9 @@ def _weighted(
         share = counted(index)
         if empty:
             share.masked_fill_(nothing, weights[index])
+        share.div_(total)  # before it is multiplied: what is small squared would be too small for float32
         out.addcmul_(share, torch.sub(x.models[index], x.models[0], out=delta))
-    return out.div_(total).add_(x.models[0])
+    return out.add_(x.models[0])
 
 
 def _require_not_negative(information: Tensor, name: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from surgery.ops import Chunk, Params, Signature, op
 from surgery.scalars import Scalar
-from surgery_merge._common import sum_is_zero, weighted_sum, weights_of
+from surgery_merge._common import mean_of, sum_is_zero, weighted_sum, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# What a plain sum of them rounds, 16-bit numbers do not show.
+_WIDE: Final = frozenset({"F32", "F64"})
 
 
 class Linear(Params):
@@ -43,19 +46,24 @@ def _same(signature: Signature, p: Linear) -> int | None:
     simplify=_same,
     check=lambda signature, p: sum_is_zero(signature, normalize=p.normalize),
     propagates=True,
-    cite="Wortsman et al. 2022, Model soups, arXiv:2203.05482; Izmailov et al. 2018, Averaging Weights Leads to "
+    buffers=1,
+    cite="Wortsman et al. 2022, Model soups: averaging weights of multiple fine-tuned models improves accuracy without "
+    "increasing inference time, arXiv:2203.05482; Izmailov et al. 2018, Averaging Weights Leads to "
     "Wider Optima and Better Generalization, arXiv:1803.05407",
 )
 def linear(x: Chunk, p: Linear) -> Tensor:
     """Average models: Σ w·θ / Σ w.
 
     Summed in the sorted order of the models' names, divided once at the end: weights divided beforehand would
-    round twice. Weights that sum to 0 are an error unless `normalize` is false. Models that lack a tensor take
-    no part in its average.
+    round twice. Of float32 models the differences to one of them are averaged: what all agree on stays as it is, to
+    the last bit. Weights that sum to 0 are an error unless `normalize` is false. Models that lack a tensor take no
+    part in its average.
     """
     weights = weights_of(x.signature)
     if p.normalize and len(set(weights)) == 1:
         weights = [1.0] * len(weights)  # the same mean, with one pass and one rounding less
+    if p.normalize and any(spec.dtype in _WIDE for spec in x.signature.models):
+        return mean_of(x, weights)
     out = weighted_sum(x.models, weights, x.out)
     total = math.fsum(weights) if p.normalize else 1.0
     return out if total == 1 else out.div_(total)

@@ -72,7 +72,7 @@ class Scores:
     params=Pcb,
     base="required",
     models=(1, _MOST_MODELS),
-    simplify=lambda signature, p: BASE if p.lambda_ == 0 else None,
+    simplify=lambda signature, p: BASE if p.lambda_ == 0 or not signature.first.numel else None,
     check=lambda signature, p: lacks_base(signature),
     buffers=4,
     cite="Du et al. 2024, Parameter Competition Balancing for Model Merging, arXiv:2410.02396",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from surgery.ops import Chunk, Scan, Signature, Split, op
+from surgery.ops import Chunk, Scan, Signature, op
 from surgery.scalars import Scalar
 from surgery_merge._active import Active, Cutoffs, changes, count, cutoffs, same
 from surgery_merge._common import lacks_base
+from surgery_merge._trim import SPLITS, Scope, pool_of, split_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,8 @@ class RamPlus(Active):
     alpha: float = Field(default=0.2, ge=0, allow_inf_nan=False)
     """The ratio of shared to own changes counts up to this."""
 
-    scope: Literal["tensor", "model"] = "tensor"
-    """Where changes are counted: in each tensor (mergekit), or in the whole model (the paper)."""
+    scope: Scope = "tensor"
+    """Where changes are counted: in each tensor (mergekit), in each layer, or in the whole model (the paper)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class Found:
 
 @op(
     "merge.ramplus",
-    split=lambda p: Split.MODEL if p.scope == "model" else Split.REDUCE,
-    splits=(Split.REDUCE, Split.MODEL),
+    split=split_of,
+    splits=SPLITS,
+    pool=pool_of,
     params=RamPlus,
     base="required",
     simplify=same,

@@ -95,7 +95,7 @@ def _regressed(x: Chunk, grams: Sequence[Tensor], weights: Sequence[float], p: R
     right = torch.zeros_like(mean)
     system = torch.zeros_like(grams[0], dtype=torch.float64)
     for model, gram, weight in zip(models, grams, weights, strict=True):
-        shrunk = gram.double().mul_(weight * p.alpha)
+        shrunk = gram.to(torch.float64, copy=True).mul_(weight * p.alpha)  # it may be float64 already
         shrunk.diagonal().copy_(gram.diagonal()).mul_(weight)
         system.add_(shrunk)
         right.addmm_(model - mean, shrunk)

@@ -181,19 +181,23 @@ def _variance(x: Chunk) -> Tensor:
     (T·Σd² - (Σd)²)/T² with d the differences to the first model: exactly 0 where all are equal. In float64, where for
     16-bit weights nothing is rounded: elements of one variance stay or go together.
     """
-    import torch
-
     out, count = x.scratch(BUFFERS), len(x.models)
     for start in range(0, len(out), _PIECE):
         piece = slice(start, start + _PIECE)
         first = x.models[0][piece].double()
-        total, squares = torch.zeros_like(first), torch.zeros_like(first)
-        for model in x.models[1:]:
-            delta = model[piece].double() - first
+        total = _apart(x.models[1][piece], first)
+        squares = total * total
+        for model in x.models[2:]:
+            delta = _apart(model[piece], first)
             total.add_(delta)
             squares.add_(delta.mul_(delta))
         out[piece] = squares.mul_(count).sub_(total.mul_(total)).div_(count * count)
     return out
+
+
+def _apart(model: Tensor, first: Tensor) -> Tensor:
+    """Return model - first in the float64 of the latter; half as long as by torch's own promotion."""
+    return model.to(first.dtype, copy=True).sub_(first)
 
 
 def _selected(x: Chunk, cutoff: float | None) -> Tensor | None:

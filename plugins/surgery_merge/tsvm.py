@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import Field
 
 from surgery.math.ranks import exact_bytes, polar_bytes
 from surgery.ops import Chunk, Signature, Split, op
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DOUBLE: Final = 8
+_SLACK: Final = 1e-9  # a third of 6 is 2, though floats may say a little less
 
 Part = Annotated[float, Schedulable(gt=0, le=1)]
 
@@ -34,8 +37,15 @@ Part = Annotated[float, Schedulable(gt=0, le=1)]
 class Tsvm(Spectral):
     """Parameters of merge.tsvm."""
 
-    fraction: Part | None = None
-    """Share of a matrix's singular directions that each model brings in; 1/T for T models if left out."""
+    fraction: Part | Literal["adaptive"] | None = None
+    """Share of a matrix's singular directions that each model brings in; 1/T for T models if left out. `adaptive`: they
+    are shared out among the models by how many elements each one changed."""
+
+    reweight: Literal["none", "sigma_clip"] = "none"
+    """Cut outliers of a delta to `sigmas` standard deviations from its mean before it is decomposed (`sigma_clip`)."""
+
+    sigmas: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    """With `reweight: sigma_clip`: how far from the mean of a matrix's changes its elements may lie."""
 
 
 def kept(shape: Shape, models: int, fraction: float | None) -> int:
@@ -48,7 +58,8 @@ def kept(shape: Shape, models: int, fraction: float | None) -> int:
 
 
 def _same(signature: Signature, p: Tsvm) -> int | None:
-    return same(signature, p, keeps_one=p.fraction in (None, 1))
+    every = p.fraction in (None, 1, "adaptive")
+    return same(signature, p, keeps_one=every and p.reweight == "none")
 
 
 def _workspace(signature: Signature, p: Tsvm) -> int:
@@ -57,7 +68,7 @@ def _workspace(signature: Signature, p: Tsvm) -> int:
 
     def needed(shape: Shape) -> int:
         rows, columns = shape
-        width = models * min(kept(shape, models, p.fraction), *shape)
+        width = _most(shape, models, p.fraction)
         directions = _DOUBLE * width * (rows + columns)
         steps = (
             directions,
@@ -81,7 +92,8 @@ def _workspace(signature: Signature, p: Tsvm) -> int:
     check=check,
     workspace=_workspace,
     cite="Gargiulo et al. 2025, Task Singular Vectors: Reducing Task Interference in Model Merging, "
-    "arXiv:2412.00081, algorithm 1",
+    "arXiv:2412.00081, algorithm 1; Yang et al. 2025, Mix Data or Merge Models? Balancing the Helpfulness, Honesty, "
+    "and Harmlessness of Large Language Model via Model Merging, arXiv:2502.06876 (R-TSVM: `reweight`, `adaptive`)",
 )
 def tsvm(x: Chunk, p: Tsvm) -> Tensor:
     """Bring in each delta's leading singular directions, decorrelated: θ0 + λ·polar(Û)·Σ̂·polar(V̂)ᵀ.
@@ -90,19 +102,33 @@ def tsvm(x: Chunk, p: Tsvm) -> Tensor:
     Û [R,Tk], Σ̂, V̂ [C,Tk]. The polar factor is the nearest matrix with orthogonal columns; it is restricted to the
     numerical rank (float32's), so that directions which models share are shared and none is made up. What is no
     matrix gets the mean of the deltas. Decomposed in float64, one model at a time.
+
+    `reweight: sigma_clip` and `fraction: adaptive` are rules of ours after R-TSVM (Yang et al. 2025), which weighs
+    outliers down and chooses ranks by sparsity; the paper's exact rule is not used. An element further than `sigmas`
+    standard deviations from the mean of its matrix is set to that bound: left as it is, it takes a leading direction
+    for itself, which a weight for the whole delta would not change. `adaptive`: of the min(R,C) directions that all
+    models bring in together a model has the share d/Σd, and at least one, with d = (Σ|τ|)²/(n·Στ²): 1/n where one
+    element changed, 1 where all changed alike. Where d is the same for all it is ⌊min(R,C)/T⌋.
     """
-    return merged(x, p, partial(_decorrelated, fraction=p.fraction))
+    return merged(x, p, partial(_decorrelated, p=p))
 
 
-def _decorrelated(deltas: Deltas, fraction: float | None) -> Tensor:
+def _most(shape: Shape, models: int, fraction: float | Literal["adaptive"] | None) -> int:
+    """Return how many directions all models bring in together, at most."""
+    if fraction == "adaptive":
+        return min(models * min(shape), min(shape) + models)
+    return models * min(kept(shape, models, fraction), *shape)
+
+
+def _decorrelated(deltas: Deltas, p: Tsvm) -> Tensor:
     import torch
 
     from surgery.math.polar import numerical_svd, polar
 
-    rows, columns = deltas.base.shape
-    keep, epsilon = kept((rows, columns), len(deltas), fraction), deltas.epsilon
+    epsilon = deltas.epsilon
     lefts, values, rights = [], [], []
-    for delta in deltas:
+    for index, keep in enumerate(_counts(deltas, p)):
+        delta = _prepared(deltas.of(index), p)
         U, S, Vh = numerical_svd(delta, epsilon, keep)
         lefts.append(U.clone())  # it may be a view, which would hold on to all vectors
         values.append(S)
@@ -112,3 +138,31 @@ def _decorrelated(deltas: Deltas, fraction: float | None) -> Tensor:
     del lefts, rights
     left = polar(left, epsilon).mul_(torch.cat(values))
     return left @ polar(right, epsilon)
+
+
+def _counts(deltas: Deltas, p: Tsvm) -> list[int]:
+    """Return how many directions each model brings in."""
+    rows, columns = deltas.base.shape
+    if p.fraction != "adaptive":
+        return [kept((rows, columns), len(deltas), p.fraction)] * len(deltas)
+    changed = [_changed(_prepared(delta, p)) for delta in deltas]
+    whole = math.fsum(changed) or 1.0
+    return [max(1, math.floor(min(rows, columns) * one / whole + _SLACK)) for one in changed]
+
+
+def _changed(delta: Tensor) -> float:
+    """Return how large a share of its elements a delta changed, small changes counting less: (Σ|τ|)²/(n·Στ²)."""
+    import torch
+
+    size = float(delta.norm())
+    return (float(torch.linalg.vector_norm(delta, 1)) / size) ** 2 / delta.numel() if size else 0.0
+
+
+def _prepared(delta: Tensor, p: Tsvm) -> Tensor:
+    """Return a delta with its outliers cut, if they are to be; in place."""
+    import torch
+
+    if p.reweight == "none":
+        return delta
+    deviation, mean = (float(one) for one in torch.std_mean(delta, correction=0))
+    return delta.clamp_(mean - p.sigmas * deviation, mean + p.sigmas * deviation)

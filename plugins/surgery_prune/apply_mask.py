@@ -24,6 +24,8 @@ def _as_base(signature: Signature, p: NoParams) -> TensorSpec:
     partial=True,
     infer=_as_base,
     note="pruned weights are written as zeros in full size: no file gets smaller and no model faster by itself",
+    cite="Zhu, Gupta 2017, To prune, or not to prune: exploring the efficacy of pruning for model compression, "
+    "arXiv:1710.01878 (binary masks)",
 )
 def apply_mask(x: Chunk, p: NoParams) -> Tensor:
     """Set weights to 0 where a mask says so: W⊙m, with W the base and m a mask of prune.mask.

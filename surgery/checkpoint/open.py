@@ -86,7 +86,8 @@ def _claimed(source: str, path: Path, folder: Path, schemes: Sequence[Scheme]) -
                 try:
                     return scheme.open(source, folder)
                 except CheckpointError as error:
-                    raise CheckpointError(f"{error}{near}") from error
+                    here = f"; if a path is meant: `{path.name}` is not there{near}" if near else ""
+                    raise CheckpointError(f"{error}{here}") from error
     raise CheckpointError(f"{source}: there is no such file or folder{near}")
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from surgery.cli.console import say
 from surgery.cli.options import plugin_option, recipe_argument
 from surgery.cli.registry import host_with
+
+if TYPE_CHECKING:
+    from surgery.host import Host
+    from surgery.recipe.model import Recipe
+    from surgery.report.citations import Cited
 
 
 @click.command("cite")
@@ -17,13 +23,30 @@ from surgery.cli.registry import host_with
 def command(recipe: Path, plugins: tuple[Path, ...]) -> None:
     """Print the BibTeX of what a recipe uses.
 
-    Every paper that an op of the recipe comes from, once, with the ops above it. No model is looked at.
+    Every paper that an op of the recipe comes from, once, with the ops above it; of a search also the sampler's. No
+    model is looked at.
     """
-    from surgery.recipe.load import load_recipe
-    from surgery.recipe.resolve_ops import resolve_steps
+    from surgery.recipe.load import load_recipe, read_text
+    from surgery.recipe.yaml import read_documents
     from surgery.report.citations import bibliography
 
-    host = host_with(plugins)
-    loaded = load_recipe(recipe, foreign=host.read_foreign)
-    ops = {step.op.name: step.op for step in resolve_steps(loaded, host.op, host.op_names).values()}
-    say(bibliography(ops[name] for name in sorted(ops)).rstrip("\n"))
+    if any(document.holes for document in read_documents(read_text(recipe), str(recipe))):
+        used = _in_search(recipe, plugins)
+    else:
+        host = host_with(plugins)
+        used = _in_steps(load_recipe(recipe, foreign=host.read_foreign), host)
+    say(bibliography(used[name] for name in sorted(used)).rstrip("\n"))
+
+
+def _in_steps(recipe: Recipe, host: Host) -> dict[str, Cited]:
+    from surgery.recipe.resolve_ops import resolve_steps
+
+    return {step.op.name: step.op for step in resolve_steps(recipe, host.op, host.op_names).values()}
+
+
+def _in_search(recipe: Path, plugins: tuple[Path, ...]) -> dict[str, Cited]:
+    from surgery.search.task import load_task
+
+    task = load_task(recipe, plugins, trust=True)  # nothing is run
+    kinds: tuple[Cited, ...] = (task.sampler, task.evaluator)
+    return _in_steps(task.recipe(task.space.centre), task.host) | {kind.name: kind for kind in kinds}

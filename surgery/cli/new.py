@@ -12,7 +12,21 @@ from surgery.cli.options import plugin_option
 from surgery.cli.registry import host_with, named_op
 
 
-@click.group("new")
+class _Kinds(click.Group):
+    """What can be written. There is one kind so far, which is easily left out."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command and its arguments. An unknown one is a usage error."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(
+                f"nothing called `{args[0]}` can be written; write `surgery new recipe {' '.join(args)}`"
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group("new", cls=_Kinds)
 def command() -> None:
     """Write a starter recipe."""
 

@@ -47,6 +47,13 @@ class Named(click.ParamType[tuple[str, str]]):
         return name, path
 
 
+def device_option(what: str) -> Callable[[F], F]:
+    """Return the option that says on which device something is done; `what` is told in the help."""
+    return click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help=what
+    )
+
+
 recipe_argument = click.argument("recipe", type=_path())
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 plugin_option = click.option(

@@ -27,16 +27,24 @@ PAGE = "report.html"
 def command(
     folder: Path, out: Path | None, force: bool, models: dict[str, str], plugins: tuple[Path, ...]
 ) -> None:
-    """Make an HTML page of what a run left in its output.
+    """Make an HTML page of what a run left in its output, or a search in its folder.
 
-    One file that needs nothing else: time and memory, sizes, how far each tensor is from the model it descends from.
-    Reads every byte of the output, and of its models where they still are what was read. Fetches nothing.
+    One file that needs nothing else: time and memory, sizes, how far each tensor is from the model it descends from;
+    of a search, and of the output of its winner, scores and values. Reads every byte of the output, and of its models
+    where they still are what was read. Fetches nothing.
     """
-    from surgery.report.html import report_page
+    from surgery.search.folder import is_search, search_page
 
-    host = host_with(plugins)
-    with Bar() if on_terminal(err=True) else nullcontext() as bar:
-        text = report_page(folder, host, models, bar.show if bar else None)
+    text = search_page(folder) if is_search(folder) else _output_page(folder, models, plugins)
     path = out or folder / PAGE
     write_new(path, text, force=force or out is None)
     say(f"wrote {path}")
+
+
+def _output_page(folder: Path, models: dict[str, str], plugins: tuple[Path, ...]) -> str:
+    from surgery.report.html import report_page
+    from surgery.search.folder import found_by
+
+    host = host_with(plugins)
+    with Bar() if on_terminal(err=True) else nullcontext() as bar:
+        return report_page(folder, host, models, bar.show if bar else None, found_by(folder))

@@ -13,7 +13,14 @@ import click
 from surgery.cli.announce import Announcer, ForMachines, ForPeople, Nobody
 from surgery.cli.console import OutputClosed
 from surgery.cli.exits import INTERRUPTED, MENDABLE
-from surgery.cli.options import json_option, memory_option, out_option, plugin_option, recipe_argument
+from surgery.cli.options import (
+    device_option,
+    json_option,
+    memory_option,
+    out_option,
+    plugin_option,
+    recipe_argument,
+)
 from surgery.errors import PlanError, PluginError, RecipeError, SurgeryError
 
 if TYPE_CHECKING:
@@ -28,13 +35,7 @@ _GRACE: Final = 2.0  # seconds
 @recipe_argument
 @out_option
 @memory_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where tensors are computed.",
-)
+@device_option("Where tensors are computed.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),

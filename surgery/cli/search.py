@@ -10,7 +10,7 @@ import click
 
 from surgery.cli.console import Column, OutputClosed, on_terminal, say, say_json, table, warn
 from surgery.cli.exits import INTERRUPTED
-from surgery.cli.options import json_option, memory_option, plugin_option, recipe_argument
+from surgery.cli.options import device_option, json_option, memory_option, plugin_option, recipe_argument
 from surgery.cli.words import count
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with the journal in the folder.")
 @click.option("--trust", is_flag=True, help="Let the evaluator run code that the recipe names.")
 @memory_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where candidates are evaluated.",
-)
+@device_option("Where candidates are evaluated.")
 @json_option
 @plugin_option
 def command(

@@ -11,7 +11,7 @@ import torch
 from surgery.companion import Beside, arranged
 from surgery.errors import PluginError
 from surgery.execute.arena import Arena
-from surgery.math.random import stream_key, uniform
+from surgery.math.random import keep, stream_key, uniform
 from surgery.ops import Signature
 
 _NONE: Final[Mapping[str, torch.Tensor]] = MappingProxyType({})
@@ -117,14 +117,22 @@ class EngineChunk:
 
     def uniform(self, stream: int = 0) -> torch.Tensor:
         """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
+        key = self._stream(stream)
+        if self._draws is None:
+            self._draws = self._buffer()
+        return uniform(key, self.start, self._draws)
+
+    def keep(self, probability: float, stream: int = 0) -> torch.Tensor:
+        """Return which elements are kept, each with this probability, as bool."""
+        out = torch.empty(self.shape, dtype=torch.bool, device=self.device)
+        return keep(self._stream(stream), self.start, probability, out)
+
+    def _stream(self, stream: int) -> bytes:
         if self._key is None:
             what = "draws in a sampling pass, whose elements have no index"
             raise PluginError(f"{self.signature.name}: the op {what}; let it scan all")
         seed, op, version = self._key
-        key = stream_key(seed, op, self.signature.name, stream, version)
-        if self._draws is None:
-            self._draws = self._buffer()
-        return uniform(key, self.start, self._draws)
+        return stream_key(seed, op, self.signature.name, stream, version)
 
     def note(self, name: str, number: float) -> None:
         """Note a finite number about a tensor that is seen whole."""

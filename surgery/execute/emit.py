@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
+from surgery.execute.calls import invoke
 from surgery.execute.contract import wrong_result
-from surgery.execute.evaluate import Evaluator, Held, compute_dtype
+from surgery.execute.evaluate import Evaluator, compute_dtype
+from surgery.execute.finite import check_inputs
+from surgery.execute.held import Held
 from surgery.execute.needs import Needs
 from surgery.math.convert import torch_dtype
 from surgery.ops import Part, Split
@@ -33,8 +36,8 @@ def emissions(work: Evaluator, call: Apply, held: Held, chunk: int) -> Iterator[
         work.begin()
         last = min(first + step, rows)
         x = work.rows(call, first, last, held, compute_dtype(call))
-        result = work.call(call, *_called(call, x, held))
-        work.check_inputs(call, x)
+        result = invoke(call, *_called(call, x, held))
+        check_inputs(work, call, x)
         wanted = {part.spec.name: _shape(part, first, last) for part in call.parts if part.rows or first == 0}
         _require(call, result, wanted)
         yield result
@@ -44,8 +47,8 @@ def emissions(work: Evaluator, call: Apply, held: Held, chunk: int) -> Iterator[
 def _whole(work: Evaluator, call: Apply, held: Held, chunk: int) -> Emission:
     """Return what a call on a whole tensor makes."""
     x = Needs([call], held, chunk).whole_chunk(work, call)
-    result = work.call(call, *_called(call, x, held))
-    work.check_inputs(call, x)
+    check_inputs(work, call, x)  # first: decompositions fail on NaN with less to say
+    result = invoke(call, *_called(call, x, held))
     _require(call, result, {part.spec.name: part.spec.shape for part in call.parts})
     work.place.finish()
     return result  # type: ignore[no-any-return]

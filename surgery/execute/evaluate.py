@@ -6,26 +6,24 @@ its gather passes found, a TENSOR or GROUP op's result is held whole. Both are l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
-from surgery.errors import CheckpointError, OpError
 from surgery.execute.arena import Arena, Staging
+from surgery.execute.calls import on_range
 from surgery.execute.chunk import EngineChunk
-from surgery.execute.contract import attempt, require_floats, wrong_result
 from surgery.execute.device import Place
+from surgery.execute.finite import finite, refuse_overflow, source_of
+from surgery.execute.held import Held
 from surgery.execute.stacked import stacked
-from surgery.math.convert import decode, encode, may_have_infinity, overflow, store, torch_dtype
-from surgery.math.reduce import first_nonfinite, nan_free
-from surgery.ops import BLOCK, Signature, Split
+from surgery.math.convert import decode, encode, may_have_infinity, store, torch_dtype
+from surgery.ops import Signature, Split
 from surgery.plan.nodes import (
     Agree,
     Apply,
     Emitted,
-    GroupCall,
     Member,
     Node,
     Rows,
@@ -37,25 +35,7 @@ from surgery.plan.nodes import (
     sources,
 )
 from surgery.schedule.jobs import ALIGNED
-from surgery.tensors import DTYPES, TensorSpec, nbytes
-
-
-@dataclass(slots=True)
-class Held:
-    """What a job holds from one phase to the next, by node: what gathers found, whole results, what ops noted."""
-
-    found: dict[int, Any] = field(default_factory=dict)
-    looked_at: set[int] = field(
-        default_factory=set
-    )  # ops whose inputs a gather pass has searched for NaN and Inf
-    whole: dict[int, torch.Tensor] = field(default_factory=dict)
-    notes: dict[int, dict[str, float]] = field(default_factory=dict)
-
-    def statistics(self, node: Apply) -> Mapping[str, torch.Tensor]:
-        """Return the statistics of activations that a node's op needs, by `Need`."""
-        if node.calibration is None:
-            return {}
-        return self.found[id(node.calibration)][node.signature.name]  # type: ignore[no-any-return]
+from surgery.tensors import TensorSpec, nbytes
 
 
 def compute_dtype(root: Node) -> torch.dtype:
@@ -96,14 +76,8 @@ class Evaluator:
     def root(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return elements that are to be written; those that no op has looked at are checked here."""
         value = self.value(node, start, stop, held, dtype)
-        source = _source_of(node)
-        return value if source is None or self.policy != "error" else self.finite(source, value)
-
-    def finite(self, source: Source, value: torch.Tensor) -> torch.Tensor:
-        """Return a range of a tensor in a file; CheckpointError if it holds NaN or Inf."""
-        if not nan_free(value):
-            raise self.nonfinite(source)
-        return value
+        source = source_of(node)
+        return value if source is None or self.policy != "error" else finite(self, source, value)
 
     def value(self, node: Node, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Return elements start to stop of a node, flat, in the compute dtype. Must not be written to."""
@@ -195,7 +169,7 @@ class Evaluator:
         """Return several ranges of a node one after another, in memory of their own."""
         lengths = [stop - start for start, stop in runs]
         out = torch.empty(sum(lengths), dtype=dtype, device=self.place.device)
-        source = _source_of(node)
+        source = source_of(node)
         self.begin()
         if source is not None:
             _, skipped = below_rows(node)
@@ -235,13 +209,13 @@ class Evaluator:
         key = id(node.scope) if node.scope is not None else id(node)
         args = (x, node.params, held.found[key]) if gathered else (x, node.params)
         function = node.op.implementation.apply if gathered else node.op.implementation
-        return self.range(node, x, function, args, looked_at=id(node) in held.looked_at)
+        return on_range(self, node, x, function, args, looked_at=id(node) in held.looked_at)
 
     def _rows(self, node: Apply, start: int, stop: int, held: Held, dtype: torch.dtype) -> torch.Tensor:
         """Apply a ROW op to the rows that cover the range, and cut the range out of them."""
         row = max(node.op.row(node.signature.first), 1)
         x = self.rows(node, start // row, -(-stop // row), held, dtype)
-        result = self.range(node, x, node.op.implementation, (x, node.params))
+        result = on_range(self, node, x, node.op.implementation, (x, node.params))
         return result[start - x.start : stop - x.start]
 
     def rows(self, node: Apply, first_row: int, last_row: int, held: Held, dtype: torch.dtype) -> EngineChunk:
@@ -258,87 +232,6 @@ class Evaluator:
         told = node.signature, models, base, first, self.arena, draw_key(node), held.statistics(node)
         return EngineChunk(*told, beside)
 
-    def range(
-        self,
-        node: Apply,
-        x: EngineChunk,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        looked_at: bool = False,
-        deferred: bool = False,
-    ) -> torch.Tensor:
-        """Return a function's result on a range, flat, after holding it to the contract.
-
-        `looked_at`: a gather pass has searched the inputs for NaN and Inf; `deferred`: whoever stores the result
-        searches it.
-        """
-        before = [tensor._version for tensor in x.inputs]
-        result: torch.Tensor = attempt(node, function, *args)
-        if [tensor._version for tensor in x.inputs] != before:
-            raise _writes_to_inputs(node)
-        flat = len(x.shape) == 1
-        if result is None or result is not x.made:  # the engine's own buffer is as it should be
-            require_floats(node, result, x)
-            if result.shape != x.shape:
-                raise wrong_result(
-                    node, f"returned shape {tuple(result.shape)} for a range of {tuple(x.shape)}"
-                )
-        if not deferred:
-            self.checked(node, x, result, looked_at=looked_at)
-        return result if flat else result.reshape(-1)
-
-    def call(self, node: Apply | GroupCall, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Call an op on a chunk, or a group's on several; one that writes to its inputs is refused.
-
-        Inputs may be shared with other ops. torch counts the writes to a tensor, and that is what is looked at, here
-        and in `range`.
-        """
-        chunks = list(args[0].values()) if isinstance(node, GroupCall) else [args[0]]
-        before = [chunk.writes() for chunk in chunks]
-        result = attempt(node, function, *args)
-        if [chunk.writes() for chunk in chunks] != before:
-            raise _writes_to_inputs(node)
-        return result
-
-    def check_inputs(self, node: Apply, x: EngineChunk) -> None:
-        """Refuse NaN and Inf that an op is given from files, where the policy says so."""
-        if self.policy != "error":
-            return
-        for child, value in zip(inputs_of(node), x.inputs, strict=True):
-            source = _source_of(child)
-            if source is not None and not nan_free(value):
-                raise self.nonfinite(source)
-
-    def checked(self, node: Apply, x: EngineChunk, result: torch.Tensor, *, looked_at: bool = False) -> None:
-        """Refuse NaN and Inf where the policy says so; each element is looked at once."""
-        if self.policy == "keep":
-            return
-        if not (node.op.propagates or looked_at):
-            self.check_inputs(node, x)
-        if not nan_free(result):
-            self.check_inputs(node, x)
-            _, first = first_nonfinite(result)
-            raise OpError(
-                f"step {node.step}: `{node.op.name}` makes NaN or Inf of finite numbers in {node.spec.name}, "
-                f"at element {x.start + first}; check its parameters"
-            )
-
-    def nonfinite(self, source: Source) -> CheckpointError:
-        """Return the error that counts a tensor's NaN and Inf and tells the first; reads the tensor once more."""
-        total, first = 0, -1
-        for start in range(0, source.spec.numel, BLOCK):
-            self.begin()
-            stop = min(start + BLOCK, source.spec.numel)
-            count, index = first_nonfinite(self.value(source, start, stop, Held(), torch.float64))
-            first = start + index if count and first < 0 else first
-            total += count
-        extent = source.checkpoint.extent(source.spec.name)
-        return CheckpointError(
-            f"{extent.file if extent else source.checkpoint.location}: {source.spec.name} holds {total} NaN or Inf, "
-            f"first at element {first}; mend the file or set `on_nonfinite: zero` or `keep`"
-        )
-
     def encoded(
         self,
         value: torch.Tensor,
@@ -354,35 +247,14 @@ class Evaluator:
             stored = out.typed(spec.dtype)
             store(value, spec.dtype, stored)
             if may_have_infinity(stored, spec.dtype, value.dtype):
-                self.refuse_overflow(value, stored, spec, start)
+                refuse_overflow(self, value, stored, spec, start)
         else:
             on_device = self.arena.take(len(out.memory), torch.uint8)
             if encode(value, spec.dtype, on_device):
-                self.refuse_overflow(value, on_device.view(torch_dtype(spec.dtype)), spec, start)
+                refuse_overflow(self, value, on_device.view(torch_dtype(spec.dtype)), spec, start)
             self.place.to_host(on_device, out.raw)
         return out.memory
-
-    def refuse_overflow(
-        self, value: torch.Tensor, stored: torch.Tensor, spec: TensorSpec, start: int
-    ) -> None:
-        """Refuse finite numbers that became infinite when they were stored, unless the policy keeps them."""
-        found = overflow(value, stored) if self.policy != "keep" else None
-        if found:
-            raise OpError(
-                f"{spec.name}: {float(value[found.first]):.6g} at element {start + found.first} is "
-                f"too large for {DTYPES[spec.dtype].torch}; write `output.dtype: bfloat16` or `float32`"
-            )
 
     def encoded_new(self, value: torch.Tensor, spec: TensorSpec) -> memoryview:
         """Return a value's bytes in the stored dtype, in staging memory that lasts until `begin`."""
         return self.encoded(value, spec, 0, self.arena.staging(nbytes(value.numel(), spec.dtype)))
-
-
-def _writes_to_inputs(node: Apply | GroupCall) -> OpError:
-    return wrong_result(node, "writes to its inputs instead of `x.out`")
-
-
-def _source_of(node: Node) -> Source | None:
-    """Return the tensor in a file that a node is, or is rows of."""
-    below, _ = below_rows(node)
-    return below if isinstance(below, Source) else None

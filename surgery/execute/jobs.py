@@ -10,7 +10,8 @@ from surgery.checkpoint.hashing import PIECE
 from surgery.errors import OpError
 from surgery.execute.arena import Staging
 from surgery.execute.emit import emissions, stored_bytes
-from surgery.execute.evaluate import Evaluator, Held, compute_dtype
+from surgery.execute.evaluate import Evaluator, compute_dtype
+from surgery.execute.held import Held
 from surgery.execute.needs import Needs, Phases, Unit, prefetch
 from surgery.execute.noted import noted
 from surgery.execute.program import Program, compilable

@@ -20,7 +20,8 @@ from surgery.errors import PluginError
 from surgery.execute.contract import attempt
 from surgery.execute.crew import Crew
 from surgery.execute.device import World
-from surgery.execute.evaluate import Evaluator, Held
+from surgery.execute.evaluate import Evaluator
+from surgery.execute.held import Held
 from surgery.execute.needs import Fold, Needs, Phases, Unit, gather_units
 from surgery.ops import BLOCK, Reduce, Scan
 from surgery.plan.nodes import Activations, Apply, Node, Scope, inputs_of, walk

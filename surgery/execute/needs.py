@@ -15,9 +15,12 @@ from typing import Any, Protocol
 import torch
 
 from surgery.execute.arena import Arena
+from surgery.execute.calls import invoke
 from surgery.execute.chunk import EngineChunk
 from surgery.execute.contract import attempt, require_floats, wrong_result
-from surgery.execute.evaluate import Evaluator, Held, compute_dtype, draw_key
+from surgery.execute.evaluate import Evaluator, compute_dtype, draw_key
+from surgery.execute.finite import check_inputs, checked
+from surgery.execute.held import Held
 from surgery.execute.program import Program, compilable
 from surgery.notes import take_note
 from surgery.ops import BLOCK, SAMPLE_RUN, SAMPLE_RUNS, Reduce, Scan, Split
@@ -122,8 +125,8 @@ def sample_runs(numel: int) -> list[tuple[int, int]]:
 
 def _gather(work: Evaluator, node: Apply, x: EngineChunk, found: Any, held: Held) -> Any:
     if id(node) not in held.looked_at:
-        work.check_inputs(node, x)
-    return work.call(node, node.op.implementation.gather, (x, node.params, found))
+        check_inputs(work, node, x)
+    return invoke(node, node.op.implementation.gather, (x, node.params, found))
 
 
 def _note(node: Apply, numbers: dict[str, float], name: str, number: float) -> None:
@@ -201,13 +204,13 @@ class Needs:
             self.held.whole[id(node)] = torch.empty(0, dtype=compute_dtype(node), device=work.place.device)
             return
         x = self.whole_chunk(work, node)
-        result = work.call(node, node.op.implementation, (x, node.params))
+        result = invoke(node, node.op.implementation, (x, node.params))
         self._hold(work, node, node, x, result)
         work.place.finish()
 
     def _group(self, work: Evaluator, group: GroupCall) -> None:
         members = {name: self.whole_chunk(work, member) for name, member in group.members.items()}
-        results = work.call(group, group.op.implementation.apply, (members, group.params))
+        results = invoke(group, group.op.implementation.apply, (members, group.params))
         if not isinstance(results, Mapping) or set(results) != set(members):
             names = sorted(results) if isinstance(results, Mapping) else type(results).__name__
             raise wrong_result(group, f"returned {names}, not a tensor for each of {sorted(members)},")
@@ -225,7 +228,7 @@ class Needs:
                 f"returned shape {tuple(result.shape)} for {node.spec.name}, it declared {node.spec.shape},"
             )
             raise wrong_result(caller, what)
-        work.checked(node, x, result)
+        checked(work, node, x, result)
         self.held.whole[id(node)] = result.reshape(-1)
 
     def _hold_members(self, group: GroupCall) -> None:

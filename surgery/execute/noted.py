@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from surgery.execute.contract import attempt, wrong_result
-from surgery.execute.evaluate import Held
+from surgery.execute.held import Held
 from surgery.notes import Noted, take_note
 from surgery.ops import Reduce
 from surgery.plan.nodes import Apply, Member, Node, walk, weights_of

@@ -14,8 +14,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from surgery.execute.arena import Staging
+from surgery.execute.calls import on_range
 from surgery.execute.chunk import EngineChunk
-from surgery.execute.evaluate import Evaluator, Held, draw_key
+from surgery.execute.evaluate import Evaluator, draw_key
+from surgery.execute.finite import checked, finite, refuse_overflow
+from surgery.execute.held import Held
 from surgery.math.convert import finds_nonfinite, may_have_infinity, store
 from surgery.ops import Split
 from surgery.plan.nodes import Apply, Member, Node, Rows, Source, Stacked, below_rows, inputs_of, walk
@@ -79,8 +82,8 @@ class Program:
                 result = value(at + offset)
                 if deferred:
                     chunk, looked_at = self._chunks[id(node)], id(node) in self._held.looked_at
-                    work.checked(node, chunk, result, looked_at=looked_at)  # type: ignore[arg-type]
-                work.refuse_overflow(result, view, spec, at + offset)
+                    checked(work, node, chunk, result, looked_at=looked_at)  # type: ignore[arg-type]
+                refuse_overflow(work, result, view, spec, at + offset)
 
         def stored(at: int) -> memoryview:
             for offset, view in views:
@@ -107,11 +110,7 @@ class Program:
         if not isinstance(source, Source) or self._work.policy != "error":
             return value
         work = self._work
-
-        def checked(start: int) -> torch.Tensor:
-            return work.finite(source, value(start))
-
-        return checked
+        return lambda start: finite(work, source, value(start))
 
     def chunk(self, node: Apply) -> Callable[[int], EngineChunk]:
         """Return the function from a range's first element to what a node's op sees of it."""
@@ -183,10 +182,10 @@ class Program:
             found = self._held.found[id(node.scope) if node.scope is not None else id(node)]
             apply = function.apply
             looked_at = id(node) in self._held.looked_at
-            return lambda start: work.range(
-                node, x := see(start), apply, (x, params, found), looked_at=looked_at, deferred=deferred
+            return lambda start: on_range(
+                work, node, x := see(start), apply, (x, params, found), looked_at=looked_at, deferred=deferred
             )
-        return lambda start: work.range(node, x := see(start), function, (x, params), deferred=deferred)
+        return lambda start: on_range(work, node, x := see(start), function, (x, params), deferred=deferred)
 
 
 def _once(made: Compiled) -> Compiled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -170,12 +171,16 @@ def manifest(plan: Plan, sink: Sink, files: Mapping[str, str], host: Host) -> di
 
 
 def _way_back(folder: Path, home: Path) -> str | None:
-    """Return the recipe's folder as seen from the output's: `..` if that is above it, None elsewhere."""
+    """Return the recipe's folder as seen from the output's: `..` if that is above it, `../found` if it is beside.
+
+    None elsewhere: of a folder that is not above no more than its last part is told.
+    """
     try:
-        steps = len(folder.resolve().relative_to(home.resolve()).parts)
-    except ValueError:
+        back = Path(os.path.relpath(home.resolve(), folder.resolve()))
+    except ValueError:  # another drive
         return None
-    return "/".join([".."] * steps)
+    named = sum(part != ".." for part in back.parts)
+    return "/".join(back.parts) if named <= 1 else None
 
 
 def plugins_of(plan: Plan, host: Host) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from surgery.execute.finite import nonfinite
 from surgery.math.convert import decode
 from surgery.math.reduce import nan_free
 from surgery.plan.nodes import Source, Stacked, below_rows
@@ -17,7 +18,8 @@ from surgery.tensors import DTYPES, nbytes
 
 if TYPE_CHECKING:
     from surgery.execute.arena import Staging
-    from surgery.execute.evaluate import Evaluator, Held
+    from surgery.execute.evaluate import Evaluator
+    from surgery.execute.held import Held
     from surgery.plan.nodes import Node
 
 Runs = list[tuple[int, int, int]]  # (place in the result, first element of the part, elements)
@@ -59,7 +61,7 @@ def _load(work: Evaluator, source: Source, skipped: int, runs: Runs, out: torch.
     if work.policy == "zero":
         torch.nan_to_num_(values, nan=0.0, posinf=0.0, neginf=0.0)
     elif work.policy == "error" and not nan_free(values):
-        raise work.nonfinite(source)
+        raise nonfinite(work, source)
     if values is not out:
         for (at, _, numel), run in zip(runs, torch.split(values, lengths), strict=True):
             out[at : at + numel] = run

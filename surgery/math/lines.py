@@ -8,7 +8,7 @@ rows and the others make one. Ranges may begin and end within a line: sums are a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -56,19 +56,37 @@ class Lines:
             yield slice(at - start, end - start), matrix * self.length + column
             at = end
 
-    def spread(self, values: Matrix, start: int, like: Tensor) -> Tensor:
-        """Return each element's value from those of the lines, in the shape, dtype and place of `like`, at `start`."""
+    def spread(self, values: Matrix, start: int, like: Tensor, known: int = 0) -> Tensor:
+        """Return each element's value from those of the lines, in the shape, dtype and place of `like`, at `start`.
+
+        `values` are those of all lines, or of the lines from `known` on.
+        """
         size = like.numel()
-        if self.axis == "rows":
-            first, count = self.covered(start, size)
-            lengths = np.diff(self.offsets(start, size), append=size)
-            spread = np.repeat(values[first : first + count], lengths)
-        else:
-            spread = np.empty(size)
-            for strip, first in self.strips(start, size):
-                for_row = _by_row(spread[strip], self.length)
-                for_row[:] = values[first : first + for_row.shape[1]]
-        return torch.from_numpy(spread).to(like.device, like.dtype).reshape(like.shape)
+        # rounded before they are spread: half the bytes of float64
+        narrow = torch.from_numpy(values).to(like.dtype).numpy()
+        spread = np.empty(size, narrow.dtype)
+        for strip, first in self.strips(start, size):
+            for_row = _by_row(spread[strip], self.length)
+            if self.axis == "rows":
+                line = (start + strip.start) // max(self.length, 1) - known
+                for_row[:] = narrow[line : line + len(for_row), None]
+            else:
+                for_row[:] = narrow[first - known : first - known + for_row.shape[1]]
+        return torch.from_numpy(spread).to(like.device).view(like.shape)
+
+    def largest(self, values: Tensor, start: int) -> Matrix:
+        """Return the largest of each row that a range touches, float64."""
+        return self._along(values, start, lambda rows: rows.amax(1))
+
+    def sums(self, values: Tensor, start: int) -> Matrix:
+        """Return the sums over each row that a range touches, in the dtype of `values`, as float64."""
+        return self._along(values, start, lambda rows: rows.sum(1))
+
+    def _along(self, values: Tensor, start: int, reduce: Callable[[Tensor], Tensor]) -> Matrix:
+        flat = values.reshape(-1)
+        strips = [flat[strip] for strip, _ in self.strips(start, flat.numel())]
+        rows = [reduce(strip.view(-1, min(self.length, len(strip)))) for strip in strips]
+        return np.asarray(torch.cat(rows).double().cpu().numpy()) if rows else np.zeros(0)
 
     def covered(self, start: int, size: int) -> tuple[int, int]:
         """Return the first line that a range touches, and how many follow one another with it."""

@@ -62,6 +62,16 @@ def randomized_bytes(shape: Sequence[int], rank: int) -> int:
     return _DOUBLE * width * (4 * rows + 6 * columns + 6 * width) + _ROOM
 
 
+def is_small(shape: Sequence[int]) -> bool:
+    """Return whether a matrix is decomposed exactly where a method does not ask its user."""
+    return min(flattened(shape)) <= EXACT_UP_TO
+
+
+def largest_bytes(shape: Sequence[int], rank: int) -> int:
+    """Return the temporaries of `surgery.math.svd.svd_largest` in bytes, its results included."""
+    return exact_bytes(shape) if is_small(shape) else randomized_bytes(shape, rank)
+
+
 def polar_bytes(shape: Sequence[int]) -> int:
     """Return the temporaries of `surgery.math.polar.polar` in bytes, its result included."""
     rows, columns = flattened(shape)

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 
 from surgery.math.random import stream_key, uniform
-from surgery.math.ranks import POWER_PASSES, draws_needed, rank_for_ratio, saves, sketch_width
+from surgery.math.ranks import (
+    POWER_PASSES,
+    draws_needed,
+    is_small,
+    rank_for_ratio,
+    saves,
+    sketch_width,
+)
 
 __all__ = [
     "numerical_rank",
@@ -22,6 +29,7 @@ __all__ = [
     "saves",
     "sketch_draws",
     "svd_exact",
+    "svd_largest",
     "svd_randomized",
 ]
 
@@ -62,6 +70,18 @@ def svd_randomized(W: Tensor, rank: int, draws: Tensor) -> Factors:
         Q = _orthonormal(W @ _orthonormal(W.T @ Q))
     small, S, Vh = _lapack((Q.T @ W).to(torch.float64))
     return _signed((Q.to(torch.float64) @ small)[:, :rank], S[:rank], Vh[:rank])
+
+
+def svd_largest(W: Tensor, rank: int, name: str) -> Factors:
+    """Return at least `rank` largest singular values and their vectors; all there are of a matrix that is small.
+
+    A matrix of up to 1,024 rows or columns is decomposed exactly, a larger one by the randomized method, whose test
+    matrix depends on `name`, the shape and the rank alone.
+    """
+    shape = (W.shape[0], W.shape[1])
+    if is_small(shape):
+        return svd_exact(W)
+    return svd_randomized(W, rank, sketch_draws(name, shape, rank, W.device))
 
 
 def sketch_draws(name: str, shape: tuple[int, int], rank: int, device: torch.device | str = "cpu") -> Tensor:

@@ -25,7 +25,9 @@ def check_destinations(
 ) -> None:
     """Note what stands in the way of writing the outputs."""
     read = {part for checkpoint in checkpoints for part in checkpoint.parts()}
-    sources = {Path(extent.file).resolve().parent for c in read if (extent := _any_extent(c)) is not None}
+    files = [Path(extent.file) for c in read if (extent := _any_extent(c)) is not None]
+    sources = {folder for file in files for folder in (file.parent.resolve(), file.resolve().parent)}
+    taken = _homes(problems.recipe.folder)
     wanted: dict[Path, int] = {}
     for output in outputs:
         folder = output.folder
@@ -33,6 +35,9 @@ def check_destinations(
             continue
         path = _path(problems, output)
         stays = output.target is None or output.target.keep
+        if folder.resolve() in taken or folder.name in ("", ".."):
+            problems.add(path, f"{folder} is where the recipe or you are, or above; give a folder of its own")
+            continue
         if any(source == folder.resolve() or folder.resolve() in source.parents for source in sources):
             problems.add(path, f"{folder} holds a model that this recipe reads; write somewhere else")
         elif stays and folder.exists() and not folder.is_dir():
@@ -40,6 +45,12 @@ def check_destinations(
         elif stays and folder.is_dir() and any(folder.iterdir()) and not force:
             problems.add(path, f"{folder} exists and is not empty; choose another folder or pass --force")
         ancestor = _existing(folder)
+        if not ancestor.is_dir():
+            if ancestor != folder.absolute():
+                problems.add(
+                    path, f"{ancestor} is a file, nothing can be written in it; choose another folder"
+                )
+            continue
         if not os.access(ancestor, os.W_OK | os.X_OK):
             problems.add(path, f"cannot write in {ancestor}; choose another folder or change its permissions")
         written = _on_disk(partial_folder(folder))
@@ -54,6 +65,11 @@ def check_destinations(
             )
 
 
+def _homes(folder: Path) -> set[Path]:
+    """Return the recipe's folder, the current one, and all above them: an output takes the place of its folder."""
+    return {home for place in (folder, Path()) for home in (place.resolve(), *place.resolve().parents)}
+
+
 def _path(problems: Problems, output: Output) -> tuple[str, ...]:
     outputs = problems.recipe.outputs
     key = "keep" if output.target is not None and output.target.keep else "to"
@@ -65,11 +81,11 @@ def _any_extent(checkpoint: Checkpoint) -> Extent | None:
 
 
 def _existing(folder: Path) -> Path:
-    """Return the nearest ancestor that exists."""
+    """Return the nearest that exists of the folder and what it lies in."""
     folder = folder.absolute()
     while not folder.exists():
         folder = folder.parent
-    return folder if folder.is_dir() else folder.parent
+    return folder
 
 
 def _on_disk(folder: Path) -> int:

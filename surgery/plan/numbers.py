@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from surgery.errors import Finding
 from surgery.ops import Params
-from surgery.recipe.select import compile_selector
+from surgery.recipe.select import compile_selector, meant
 from surgery.scalars import DEFAULT_SELECTOR, BySelector, Ramp, resolve
 from surgery.tensors import TensorInfo
 
@@ -60,10 +61,13 @@ class Numbers:
             self._made[key] = self.params.model_copy(update=dict(zip(self.schedules, key, strict=True)))
         return self._made[key]
 
-    def idle(self) -> list[Finding]:
-        """Return the selectors that matched no tensor, or none that an earlier one had left."""
-        what = "selector `{}` matches no tensor; see the names with `surgery inspect`"
-        return [Finding(what.format(selector), self.where, self.path) for selector in sorted(self.unused)]
+    def idle(self, infos: Collection[TensorInfo]) -> list[Finding]:
+        """Return the selectors that matched no tensor of these, or none that an earlier one had left."""
+        what = "selector `{}` matches no tensor; {}"
+        return [
+            Finding(what.format(selector, meant(selector, infos)), self.where, self.path)
+            for selector in sorted(self.unused)
+        ]
 
     def missing(self) -> list[Finding]:
         """Return the tensors for which no case of a map gives a number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from surgery.errors import Finding, PlanError
+from surgery.recipe.document import dotted
 from surgery.recipe.model import Recipe
 
 
@@ -48,4 +49,4 @@ class Problems:
             raise PlanError(self.findings)
 
     def _finding(self, path: tuple[str | int, ...], what: str) -> Finding:
-        return Finding(what, self.recipe.where(path), ".".join(str(part) for part in path))
+        return Finding(what, self.recipe.where(path), dotted(path))

@@ -236,6 +236,8 @@ class Search(Written):
     """Whether low scores are good, or high ones."""
     trials: Annotated[int, Field(ge=1)] = 50
     """How many candidates are tried, besides the baselines."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often an evaluation that raises an error is tried again, before the candidate counts as failed."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     """What the sampler's random numbers depend on."""
     average: Text | None = "merge.linear"

@@ -7,6 +7,8 @@ tag.
 
 from __future__ import annotations
 
+import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -53,6 +55,9 @@ _WANTED: Final = {
 _BRANCHES: Final = {"number": "a number", "ramp": "a list of numbers", "cases": "a map from selectors"}
 
 
+_NUMBER: Final = re.compile(r"-?\d+(?:\.\d*)?")
+
+
 @dataclass(frozen=True, slots=True)
 class _Error:
     """One of pydantic's errors. `wanted` completes "must be ..."; a `branch` is one type of several tried."""
@@ -85,7 +90,9 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
         last = detail["loc"][-1]
         if isinstance(last, int):
             return _Error(path, what=f"too short a list: item [{last}] is missing")
-        return _Error(path, what=f"missing key `{last}`", key=True)
+        return _Error(
+            path, what=f"missing key `{last}`{_misspelled(last, _at(data, path), model, path)}", key=True
+        )
     if kind in ("too_short", "too_long"):
         return _Error(path, what=_length(context))
     if kind == "union_tag_invalid":
@@ -98,6 +105,16 @@ def _read(detail: ErrorDetails, data: Any, model: type[BaseModel], others: Mappi
         return _Error(path, what=str(context["error"]), key=key)
     message = detail["msg"]
     return _Error(path, what=f"{message[:1].lower()}{message[1:]}, got {shown(_at(data, path))}", key=key)
+
+
+def _misspelled(key: str, written: Any, model: type[BaseModel], path: KeyPath) -> str:
+    """Return a word on a key that may be the missing one, where unknown keys are not errors by themselves."""
+    holder = _model_at(model, path)
+    if holder.model_config.get("extra") != "allow" or not isinstance(written, dict):
+        return ""
+    others = [other for other in map(str, written) if other not in _names(holder)]
+    near = difflib.get_close_matches(key, others, n=1)
+    return f"; `{near[0]}` is written, is it this?" if near else ""
 
 
 def _length(context: Mapping[str, Any]) -> str:
@@ -192,5 +209,14 @@ def _merged(errors: list[_Error]) -> Iterator[_Error]:
 
 def _problem(error: _Error, data: Any) -> Problem:
     got = error.path[-1] if error.key and error.path else _at(data, error.path)
-    what = error.what or f"must be {' or '.join(error.wanted)}, got {shown(got)}"
+    wanted = " or ".join(error.wanted)
+    quoted = " in quotes; leave them out" if isinstance(got, str) and _is_quoted(got, wanted) else ""
+    what = error.what or f"must be {wanted}, got {shown(got)}{quoted}"
     return Problem(error.path, what, error.key)
+
+
+def _is_quoted(text: str, wanted: str) -> bool:
+    """Return whether a text would be what is wanted but for its quotes."""
+    return ("number" in wanted and _NUMBER.fullmatch(text) is not None) or (
+        "`true`" in wanted and text in ("true", "false")
+    )

@@ -111,9 +111,9 @@ def type_text(schema: Schema, definitions: Mapping[str, Schema]) -> str:
     choices = schema.get("anyOf") or schema.get("oneOf")
     if choices:
         choices = [choice for choice in choices if choice != {"type": "null"}]
-        if _is_scheduled(choices):
-            return f"{type_text(choices[0], definitions)}, ramp or map from selectors"
         texts = [type_text(choice, definitions) for choice in choices]
+        if _is_scheduled(choices[:3]):
+            texts[:3] = [f"{texts[0]}, ramp or map from selectors"]
         return " or ".join(dict.fromkeys(texts))
     kind = schema.get("type", "any")
     if kind == "array":

@@ -187,6 +187,11 @@ class _Resolving:
                 self.problems.append(Problem(path, what))
                 return NoParams()
             written = {"weight": written}
+        if isinstance(path[-1], int) and (needed := _needed(op.each)):
+            instead = f"{{{list(self.step.models or ())[path[-1]]}: {{{needed}: ...}}}}"
+            what = f"missing key `{needed}`; write `models: {instead}` in place of a list"
+            self.problems.append(Problem(path, what))
+            return NoParams()
         text = "`{}` is set for the whole step; write it beside `op`"
         others = {key: text.format(key) for key in _fields(op.params)}
         return self.checked(op.each, written or {}, path, others)
@@ -211,6 +216,12 @@ class _Resolving:
 
 def _fields(model: type[Params] | None) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _needed(model: type[Params]) -> str | None:
+    """Return the first parameter that has no default, if there is one."""
+    needed = (field.alias or name for name, field in model.model_fields.items() if field.is_required())
+    return next(needed, None)
 
 
 def _enough(op: Op, count: int) -> bool:

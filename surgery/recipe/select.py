@@ -84,6 +84,11 @@ class Selection:
             return False
         return not any(selector.test(info) for selector in self._unwanted)
 
+    def idle(self, infos: Sequence[TensorInfo]) -> list[int]:
+        """Return which of several selectors mean none of these tensors, so that their texts are misspelled."""
+        tests = [compile_selector(text.removeprefix("!")).test for text in self.texts]
+        return [i for i, test in enumerate(tests) if not any(map(test, infos))]
+
 
 @lru_cache(maxsize=4096)
 def compile_selector(text: str) -> Selector:
@@ -196,6 +201,15 @@ def _range(inside: str, text: str) -> range:
     if stop <= start:
         raise ValueError(f"an empty range, got {shown(text)}; a range ends before its second index")
     return range(start, stop)
+
+
+def meant(text: str, infos: Iterable[TensorInfo]) -> str:
+    """Return what to do about a selector that matches none of these tensors: try a likely one, or look."""
+    known = {word for info in infos for word in (info.spec.name, info.role.kind)}
+    near = nearest_names(text, known)
+    if not near:
+        return "see the names with `surgery inspect`"
+    return "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
 
 
 def nearest_names(text: str, names: Iterable[str], limit: int = 3) -> tuple[str, ...]:

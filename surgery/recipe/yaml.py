@@ -142,6 +142,8 @@ def _complaint(error: yaml.MarkedYAMLError) -> str:
         return "not valid YAML: a tab cannot indent; use spaces"
     if "mapping values are not allowed" in problem:
         return "not valid YAML: unexpected `:`; quote text that contains `: `, or mend the indentation"
+    if "found '<block mapping start>'" in problem:
+        return "not valid YAML: indented unlike the keys above; mend the indentation"
     return f"not valid YAML: {problem}"
 
 

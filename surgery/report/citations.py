@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
 from surgery import __version__
-from surgery.ops import Op
 
 _WORK: Final = re.compile(r"(?P<authors>[^\d;]+?) (?P<year>(?:19|20)\d\d), (?P<rest>.+)", re.DOTALL)
 _ARXIV: Final = re.compile(r", arXiv:(?P<id>\d{4}\.\d{4,5})(?P<detail>.*)", re.DOTALL)
@@ -26,6 +25,18 @@ _SECTION: Final = re.compile(
 _SMALL: Final = frozenset(
     {"a", "an", "the", "of", "on", "in", "and", "for", "to", "with", "by", "from", "is", "are"}
 )
+
+
+class Cited(Protocol):
+    """What comes from papers: an op, a sampler, an evaluator."""
+
+    @property
+    def name(self) -> str:
+        """The name in a recipe."""
+
+    @property
+    def cite(self) -> str:
+        """The papers, in the form above; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +80,8 @@ def works_in(cite: str) -> list[Work]:
     return [_work(part.strip()) for part in cite.split("; ")]
 
 
-def bibliography(ops: Iterable[Op]) -> str:
-    """Return the BibTeX of what ops come from, each work once, and of this program.
+def bibliography(ops: Iterable[Cited]) -> str:
+    """Return the BibTeX of what ops, or samplers, come from, each work once, and of this program.
 
     A source in another form than ours stands as a comment.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,22 @@ from surgery.report import sections
 from surgery.report.change import Change, Seen, changes
 from surgery.report.manifest import read_manifest
 from surgery.report.noted import recorded, rows_of
-from surgery.report.page import page
+from surgery.report.page import Section, page
 from surgery.report.record import read_report
 from surgery.report.sources import URI, Made, changed
 
 
-def report_page(folder: Path, host: Host, given: Mapping[str, str], seen: Seen | None = None) -> str:
+def report_page(
+    folder: Path,
+    host: Host,
+    given: Mapping[str, str],
+    seen: Seen | None = None,
+    more: Sequence[Section] = (),
+) -> str:
     """Return the HTML page of an output. Reads every byte of it and of its sources, in bounded memory.
 
     given   where models are now, by name, when they are not where the recipe says
+    more    sections of others, which come before the recipe
 
     Raises CheckpointError for a folder that `surgery run` did not write, PlanError for names that the recipe lacks.
     """
@@ -47,6 +54,7 @@ def report_page(folder: Path, host: Host, given: Mapping[str, str], seen: Seen |
         sections.sizes(infos),
         sections.change(found, missing),
         *sections.noted(rows_of(recorded(report)), infos),
+        *more,
         sections.recipe(manifest),
     ]
     return page(folder.absolute().name, parts)

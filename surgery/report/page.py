@@ -53,6 +53,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide"><table>\n{top}<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
+def listing(text: str) -> str:
+    """Return text as HTML that keeps its lines."""
+    return "<pre><code>" + "\n".join(safe(line) for line in text.splitlines()) + "</code></pre>"
+
+
 def _is_number(text: str) -> bool:
     return text in ("", "-") or _NUMBER.fullmatch(text) is not None
 

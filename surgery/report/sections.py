@@ -14,7 +14,7 @@ from surgery.report.axes import number, safe
 from surgery.report.change import Change, module_of
 from surgery.report.charts import bar_chart, heatmap, line_chart
 from surgery.report.noted import Row
-from surgery.report.page import Section, table
+from surgery.report.page import Section, listing, table
 from surgery.tensors import TensorInfo, human_bytes
 
 MIB: Final = 1 << 20
@@ -127,7 +127,7 @@ def noted(rows: Sequence[Row], infos: Mapping[str, TensorInfo]) -> list[Section]
 
 def recipe(manifest: Mapping[str, Any]) -> Section:
     """Return the recipe's text."""
-    return Section("Recipe", f"<pre><code>{_lines(str(manifest.get('recipe', '')))}</code></pre>")
+    return Section("Recipe", listing(str(manifest.get("recipe", ""))))
 
 
 def _by_layer(found: Sequence[Change]) -> str:
@@ -218,10 +218,6 @@ def _bytes_chart(values: Mapping[str, float]) -> str:
     largest = max(values.values(), default=0.0)
     unit, size = next((unit for unit in _UNITS if largest >= unit[1]), _UNITS[-1])
     return bar_chart({name: value / size for name, value in _largest(values).items()}, y_label=unit)
-
-
-def _lines(text: str) -> str:
-    return "\n".join(safe(line) for line in text.splitlines())
 
 
 def _number(value: float) -> str:

@@ -16,6 +16,8 @@ from surgery.recipe.yaml import read_yaml
 
 # A single letter before the colon is a drive, not a scheme.
 URI: Final = re.compile(r"[a-z][a-z0-9+.-]+:")
+# What `recipe_folder` may say: no more than the last part is a name, whatever wrote it.
+_BACK: Final = re.compile(r"\.\.(/\.\.)*(/[^/\\\0]+)?|[^./\\\0][^/\\\0]*")
 _HUB: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?", re.ASCII)
 
 
@@ -118,7 +120,7 @@ def changed(name: str, noted: Mapping[str, Any], checkpoint: Checkpoint) -> list
 
 def _home(back: object, folder: Path) -> Path:
     """Return the folder that a recipe's paths are relative to: where it was, seen from the output, or this one."""
-    if isinstance(back, str) and set(back.split("/")) == {".."}:
+    if isinstance(back, str) and _BACK.fullmatch(back):
         return folder.absolute() / back
     return folder.absolute() if back == "" else Path.cwd()
 

@@ -17,7 +17,7 @@ from surgery.recipe.load import recipe_of
 from surgery.search.baselines import Baseline
 from surgery.search.journal import SearchJournal
 from surgery.search.space import Genome
-from surgery.search.stage import Measurement, Stage
+from surgery.search.stage import Measurement, Stage, in_one_line
 from surgery.search.task import Task
 from surgery.search.trial import Kind, Trial, recipe_id
 from surgery.search.workbench import Workbench
@@ -99,8 +99,10 @@ class Loop:
             if earlier is not None:
                 return self._known(wanted, earlier)
             found = self.stage.score(candidate, self.task.params)
-        except SurgeryError as error:
-            return replace(wanted, failure=str(error), wall=self._wall())
+        except (
+            Exception
+        ) as error:  # ops and evaluators are anybody's code: one candidate must not end the search
+            return replace(wanted, failure=in_one_line(error), wall=self._wall())
         return replace(
             wanted,
             score=found.score,
@@ -129,10 +131,3 @@ class Loop:
 def _cost(planned: float, found: Measurement) -> dict[str, float]:
     seconds = {"plan": planned, "weights": found.weights, "evaluate": found.evaluate}
     return {name: round(value, 6) for name, value in seconds.items()}
-
-
-def best(trials: Sequence[Trial], goal: str) -> Trial | None:
-    """Return the candidate with the best score, the earliest of several; None if none has a score."""
-    sign = 1.0 if goal == "minimize" else -1.0
-    scored = [trial for trial in trials if trial.score is not None]
-    return min(scored, key=lambda trial: (sign * (trial.score or 0.0), trial.number), default=None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from surgery.search.history import About, History
 from surgery.search.trial import Trial
 
 
@@ -26,35 +27,34 @@ class Result:
     """A finished search.
 
     winner    the best of the recipe's own candidates (its centre among them)
-    trials    all candidates, baselines first
+    history   what it was about, and all candidates
     held_out  winner and baselines on held-out data; empty without such data
-    space     the space in words
-    genes     where the winner's values stand in the recipe
     """
 
     winner: Trial
-    trials: tuple[Trial, ...]
+    history: History
     held_out: tuple[HeldOut, ...]
-    goal: str
-    space: str
-    genes: tuple[str, ...]
-    sampler: str
-    evaluator: str
     folder: Path
     seconds: float
 
     @property
+    def about(self) -> About:
+        """Return what was searched, and how."""
+        return self.history.about
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """Return all candidates, baselines first."""
+        return self.history.trials
+
+    @property
     def baselines(self) -> list[Trial]:
         """Return the baselines."""
-        return [trial for trial in self.trials if trial.kind == "baseline"]
-
-    def better(self, a: float, b: float) -> bool:
-        """Return whether score `a` is better than `b`."""
-        return a < b if self.goal == "minimize" else a > b
+        return self.history.baselines
 
     def beaten_by(self) -> list[str]:
         """Return the baselines that are at least as good as the winner, on held-out data where there is such."""
-        return [name for name, score in self._rivals() if not self.better(self.final, score)]
+        return [name for name, score in self._rivals() if not self.about.better(self.final, score)]
 
     @property
     def final(self) -> float:
@@ -91,25 +91,10 @@ class Result:
             "baselines": [trial.record() for trial in self.baselines],
             "held_out": [asdict(one) for one in self.held_out],
             "beaten_by": self.beaten_by(),
-            "goal": self.goal,
-            "space": self.space,
-            "genes": list(self.genes),
-            "sampler": self.sampler,
-            "evaluator": self.evaluator,
+            **self.about.record(),
             "trials": len(self.trials) - len(self.baselines),
             "failures": sum(trial.failure is not None for trial in self.trials),
             "scored": sum(bool(trial.cost) for trial in self.trials),
             "seconds": self.costs(),
             "wall": round(self.seconds, 3),
         }
-
-
-def progress(trials: Sequence[Trial], goal: str) -> list[tuple[float, float]]:
-    """Return the best score so far after each trial, by the trial's place among the trials."""
-    points: list[tuple[float, float]] = []
-    for place, trial in enumerate((t for t in trials if t.kind == "trial"), start=1):
-        if trial.score is None:
-            continue
-        last = points[-1][1] if points else trial.score
-        points.append((place, min(last, trial.score) if goal == "minimize" else max(last, trial.score)))
-    return points

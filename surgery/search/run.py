@@ -15,18 +15,17 @@ from surgery.errors import ResourceError, SurgeryError
 from surgery.recipe.load import parse_recipe, recipe_of
 from surgery.schedule.options import RunOptions
 from surgery.search.baselines import Baseline, baselines
+from surgery.search.folder import JOURNAL, PAGE, RESULT, WINNER
+from surgery.search.history import About, History, best
 from surgery.search.journal import SearchJournal
-from surgery.search.loop import Listener, Loop, best
+from surgery.search.loop import Listener, Loop
 from surgery.search.page import history_page
 from surgery.search.result import HeldOut, Result
-from surgery.search.stage import Stage
+from surgery.search.stage import Stage, in_one_line
 from surgery.search.task import Task
 from surgery.search.trial import Trial
 from surgery.search.winner import plain_yaml
 from surgery.search.workbench import Candidate, Workbench
-
-JOURNAL = "journal.jsonl"
-WINNER = "winner.yaml"
 
 
 def search(
@@ -61,14 +60,15 @@ class _Search:
     def __init__(self, task: Task, bench: Workbench, folder: Path, device: str) -> None:
         self.task, self.bench, self.folder, self.device = task, bench, folder, device
         self.evaluator = task.evaluator.make()
-        self.stage = Stage(bench, self.evaluator, task.params, device)
+        self.stage = Stage(bench, self.evaluator, task.params, device, task.settings.retries)
 
     def run(self, trials: int | None, listener: Listener) -> Result:
         began = time.monotonic()
         settings = self.task.settings
         centre = self.bench.plan(self.task.recipe(self.task.space.centre))
         self._check(centre)
-        journal = SearchJournal(self.folder / JOURNAL, self._identity(centre))
+        about = self._about()
+        journal = SearchJournal(self.folder / JOURNAL, self._identity(centre), about)
         journaled = deque(journal.load() if journal.path.exists() else [])
         rivals = baselines(self.task, centre.plan)
         loop = Loop(self.task, self.bench, self.stage, journal, listener, journaled)
@@ -82,13 +82,8 @@ class _Search:
         text = self._winner(winner)
         result = Result(
             winner=winner,
-            trials=tuple(done),
+            history=History(about, tuple(done)),
             held_out=tuple(self._held_out(winner, rivals)),
-            goal=settings.goal,
-            space=self.task.space.describe(),
-            genes=tuple(gene.name for gene in self.task.space.genes),
-            sampler=self.task.sampler.name,
-            evaluator=self.task.evaluator.name,
             folder=self.folder,
             seconds=time.monotonic() - began,
         )
@@ -99,11 +94,17 @@ class _Search:
         """Write what a finished search leaves beside its journal."""
         files = {
             WINNER: winner,
-            "result.json": json.dumps(result.record(), indent=2) + "\n",
-            "report.html": history_page(result, winner),
+            RESULT: json.dumps(result.record(), indent=2) + "\n",
+            PAGE: history_page(result, winner),
         }
         for name, text in files.items():
             (self.folder / name).write_text(text, encoding="utf-8")
+
+    def _about(self) -> About:
+        """Return what the search is about."""
+        task = self.task
+        genes = tuple(gene.name for gene in task.space.genes)
+        return About(task.settings.goal, task.space.describe(), genes, task.sampler.name, task.evaluator.name)
 
     def _check(self, centre: Candidate) -> None:
         """Let the evaluator look for what would make every candidate fail."""
@@ -148,13 +149,13 @@ class _Search:
     def _final(self, name: str, document: Any, params: Any) -> HeldOut:
         try:
             found = self.stage.score(self.bench.plan(recipe_of(document, self.task.folder)), params)
-        except SurgeryError as error:
-            return HeldOut(name, None, {}, str(error))
+        except Exception as error:  # as in the search itself
+            return HeldOut(name, None, {}, in_one_line(error))
         return HeldOut(name, found.score, dict(found.parts))
 
 
 # What may change between a search and its resumption: no score depends on it.
-_LATER = ("trials", "to", "held_out")
+_LATER = ("trials", "to", "held_out", "retries")
 
 
 def _folder(task: Task, out: Path | None, *, resume: bool) -> Path:

@@ -36,10 +36,16 @@ class Measurement:
 
 
 class Stage:
-    """Scores candidates one after another on a resident that is opened once, or again for another shape of model."""
+    """Scores candidates one after another on a resident that is opened once, or again for another shape of model.
 
-    def __init__(self, bench: Workbench, evaluator: Evaluator, params: Any, device: str) -> None:
+    `retries` is how often an evaluation that raises is tried again.
+    """
+
+    def __init__(
+        self, bench: Workbench, evaluator: Evaluator, params: Any, device: str, retries: int = 0
+    ) -> None:
         self._bench, self._evaluator, self._params, self._device = bench, evaluator, params, device
+        self._retries = retries
         self._resident: Resident | None = None
         self._shape = ""
         self._holds: dict[str, str] = {}
@@ -49,13 +55,22 @@ class Stage:
         began = time.perf_counter()
         resident, loaded = self._load(candidate)
         ready = time.perf_counter()
-        try:
-            found = self._evaluator.score(resident, params)
-        except Exception as error:  # an evaluator's code: anything
-            raise ScoreError(_told(error)) from error
+        found = self._evaluated(resident, params)
         evaluated = time.perf_counter() - ready
         parts = _parts(found)
         return Measurement(parts.pop("score"), parts, ready - began, evaluated, loaded)
+
+    def _evaluated(self, resident: Resident, params: Any) -> Score:
+        """Return what the evaluator says, asked again as often as may be while it raises."""
+        tries = 1
+        while True:
+            try:
+                return self._evaluator.score(resident, params)
+            except Exception as error:  # an evaluator's code: anything
+                if tries > self._retries:
+                    times = f" ({tries} tries)" if tries > 1 else ""
+                    raise ScoreError(f"{in_one_line(error)}{times}") from error
+            tries += 1
 
     def _load(self, candidate: Candidate) -> tuple[Resident, int]:
         """Bring the resident to hold a candidate; return it and how many tensors were copied."""
@@ -67,7 +82,7 @@ class Stage:
             raise
         except Exception as error:
             self._resident = None  # nobody knows what it holds
-            raise ScoreError(_told(error)) from error
+            raise ScoreError(in_one_line(error)) from error
         return resident, len(changed)
 
     def _noted(self, candidate: Candidate, changed: set[str]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -87,7 +102,7 @@ class Stage:
             except SurgeryError:
                 raise
             except Exception as error:
-                raise ScoreError(_told(error)) from error
+                raise ScoreError(in_one_line(error)) from error
         return self._resident
 
 
@@ -101,12 +116,13 @@ def _parts(found: Score) -> dict[str, float]:
             parts[name] = float(value)
         except (TypeError, ValueError):
             raise ScoreError(f"the evaluator returned {value!r} as `{name}`; return numbers") from None
-    if not math.isfinite(parts["score"]):
-        raise ScoreError(f"the score is {parts['score']}")
+        if not math.isfinite(parts[name]):
+            what = "the score" if name == "score" else f"the evaluator's `{name}`"
+            raise ScoreError(f"{what} is {parts[name]}")
     return parts
 
 
-def _told(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """Return an exception in one line."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, SurgeryError) else f"{type(error).__name__}: {text}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surgery.companion import Beside, arranged, flat
 from surgery.errors import OpError, PluginError
-from surgery.math.random import stream_key, uniform
+from surgery.math.random import keep, stream_key, uniform
 from surgery.notes import take_note
 from surgery.ops import SAMPLE_RUN, SAMPLE_RUNS, Op, Signature
 
@@ -52,12 +52,12 @@ class MemoryChunk:
 
     def uniform(self, stream: int = 0) -> Tensor:
         """Return draws in [0, 1), a function of (seed, op, tensor name, stream, element index) alone."""
-        if self.sampled:
-            raise PluginError(
-                f"op `{self.op.name}`: draws in a sampling pass, whose elements have no index; scan ALL"
-            )
-        key = stream_key(self.seed, self.op.name, self.signature.name, stream, self.op.version)
-        return uniform(key, self.start, self._buffer(-2))
+        return uniform(self._stream(stream), self.start, self._buffer(-2))
+
+    def keep(self, probability: float, stream: int = 0) -> Tensor:
+        """Return which elements are kept, each with this probability, as bool."""
+        out = torch.empty(self.like.shape, dtype=torch.bool, device=self.like.device)
+        return keep(self._stream(stream), self.start, probability, out)
 
     def note(self, name: str, number: float) -> None:
         """Note a finite number about a tensor that is seen whole."""
@@ -67,6 +67,13 @@ class MemoryChunk:
             raise PluginError(f"{op}: {what}; see whole tensors, or define `notes`")
         if wrong := take_note(self.noted, name, number):
             raise OpError(f"{op}: {wrong} on {self.signature.name}; mend it")
+
+    def _stream(self, stream: int) -> bytes:
+        if self.sampled:
+            raise PluginError(
+                f"op `{self.op.name}`: draws in a sampling pass, whose elements have no index; scan ALL"
+            )
+        return stream_key(self.seed, self.op.name, self.signature.name, stream, self.op.version)
 
     def _buffer(self, index: int) -> Tensor:
         if index not in self._buffers:

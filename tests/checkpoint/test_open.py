@@ -186,7 +186,10 @@ def test_a_refusal_goes_with_local_names_that_are_near(model, remote):
     (model / "models" / "gon").mkdir()
     with pytest.raises(CheckpointError) as error:
         open_checkpoint("models/gone", model, schemes=[scheme])
-    assert str(error.value) == "models/gone: is gone; look elsewhere; did you mean `gon`?"
+    assert (
+        str(error.value)
+        == "models/gone: is gone; look elsewhere; if a path is meant: `gone` is not there; did you mean `gon`?"
+    )
 
 
 def test_a_path_that_the_system_cannot_look_up_is_an_error(tmp_path):

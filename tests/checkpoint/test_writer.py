@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 import safetensors.torch
@@ -263,6 +264,29 @@ def test_writing_after_close_is_a_bug_of_the_caller(tmp_path):
     writer.close()
     with pytest.raises(ValueError, match="is not open for writing"):
         writer.write_at("a", 0, memoryview(b"x"))
+
+
+def test_files_that_were_deleted_are_closed_too_and_nobody_waits_for_their_blocks(tmp_path, monkeypatch):
+    """Closing takes long, as where freeing blocks does: `close` returns while the deleted file is still open."""
+    writer = SafetensorsWriter(tmp_path, lay_out(SPECS, 300))  # a file for each
+    writer.create()
+    descriptors = dict(writer._descriptors)
+    assert len(descriptors) == 2
+    deleted, kept = sorted(descriptors)
+    (tmp_path / deleted).unlink()
+    freed, close = threading.Event(), os.close
+    monkeypatch.setattr(
+        os, "close", lambda one: (freed.wait() if one == descriptors[deleted] else None, close(one))
+    )
+    writer.close()
+    os.fstat(descriptors[deleted])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[kept])
+    (thread,) = (one for one in threading.enumerate() if one.name == "freeing")
+    freed.set()
+    thread.join()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptors[deleted])
 
 
 def test_a_folder_that_cannot_be_made_is_a_resource_error(tmp_path):

@@ -28,3 +28,33 @@ def test_an_unknown_op_is_told(surgery, work):
     assert result.exit_code == 2
     assert result.stderr.startswith("error: odd.yaml:3:17: steps.x.op: no op is called `merge.tie`; ")
     assert "`merge.ties`" in result.stderr
+
+
+SEARCH = """\
+surgery: 1
+models: {base: ./nowhere, a: ./nowhere/else}
+steps:
+  one: {op: merge.task_arithmetic, base: base, models: {a: {weight: ${search: [0, 1]}}}}
+search: {sampler: evolve.cmaes, evaluator: {name: eval.perplexity, text: nowhere.txt}, trials: 3, to: ./search}
+output: {model: one, to: ./out}
+"""
+
+
+def test_a_search_cites_its_sampler_and_what_its_candidates_are_made_with(surgery, work):
+    (work / "search.yaml").write_text(SEARCH)
+    result = surgery("cite", "search.yaml")
+    assert result.exit_code == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith("%")] == [
+        "% evolve.cmaes",
+        "% evolve.cmaes",
+        "% merge.task_arithmetic",
+    ]
+
+
+def test_holes_without_a_search_are_told(surgery, work):
+    (work / "holes.yaml").write_text(SEARCH.replace("search: {sampler", "# {sampler"))
+    result = surgery("cite", "holes.yaml")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: holes.yaml:1:1: missing key `search`: what proposes candidates and "
+    )

@@ -174,3 +174,11 @@ def test_what_has_no_starter_is_2(surgery, work, own, words, complaint):
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: {complaint}")
     assert not (work / "new.yaml").exists()
+
+
+def test_what_is_left_out_is_said(surgery) -> None:
+    result = surgery("new", "mix.yaml", "a", "b")
+    assert result.exit_code == 2
+    assert (
+        "nothing called `mix.yaml` can be written; write `surgery new recipe mix.yaml a b`" in result.stderr
+    )

@@ -1,6 +1,24 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
+
+TOYS = Path(__file__).parents[1] / "search" / "toys.py"
+
+SEARCH = """\
+surgery: 1
+models: {base: ./base, code: ./code}
+steps: {mix: {op: merge.linear, models: {base: 1, code: {weight: ${search: [0, 1]}}}}}
+search:
+  sampler: evolve.random
+  evaluator: {name: toy.target, target: 0.05}
+  held_out: {target: 0.06}
+  trials: 3
+  to: ./found
+output: {model: mix, to: ./out}
+"""
 
 
 @pytest.fixture
@@ -61,3 +79,19 @@ def test_an_adapter_with_whole_tensors_beside_its_factors_is_shown_as_it_is_stor
     assert surgery("report", "lora").exit_code == 0
     page = (work / "lora" / "report.html").read_text()
     assert "Noted by ops" in page
+
+
+def test_a_search_has_a_page_and_so_has_its_winner(surgery, work):
+    shutil.copy(TOYS, work / "toys.py")
+    (work / "holes.yaml").write_text(SEARCH)
+    assert surgery("search", "holes.yaml", "--plugin", "toys.py").exit_code == 0
+    made = (work / "found" / "report.html").read_text()
+    (work / "found" / "report.html").unlink()
+    assert surgery("report", "found").stdout == "wrote found/report.html\n"
+    assert (work / "found" / "report.html").read_text() == made
+    assert surgery("run", "found/winner.yaml").exit_code == 0
+    assert surgery("report", "out").exit_code == 0
+    page = (work / "out" / "report.html").read_text()
+    assert "<h2>Search</h2>" in page
+    assert "best so far" in page
+    assert surgery("reproduce", "out").exit_code == 0

@@ -305,3 +305,18 @@ def test_a_file_system_that_becomes_read_only_after_planning_is_told(shop):
         assert str(error.value) == (
             f"{disk}/out.partial: cannot be made: Read-only file system; write somewhere else"
         )
+
+
+@pytest.mark.parametrize(
+    ("output", "back"),
+    [
+        ("out/a", "../.."),
+        (".", ""),
+        ("../out", "../home"),
+        ("../../out/a", None),  # no more than the last part of a folder that is not above is told
+    ],
+)
+def test_a_manifest_says_where_the_recipe_was(tmp_path, output, back):
+    home = tmp_path / "deep" / "home"
+    home.mkdir(parents=True)
+    assert publishing._way_back(home / output, home) == back

@@ -42,6 +42,36 @@ def test_the_line_of_each_element(shape, axis, wanted):
             assert spread.dtype is torch.float32
 
 
+def test_values_may_be_those_of_the_touched_lines_alone():
+    lines = lines_of((4, 2), "rows")  # elements 3 to 6 are in rows 1, 2, 2, 3
+    spread = lines.spread(np.array([7.0, 8.0, 9.0]), 3, torch.zeros(4), known=1)
+    assert spread.tolist() == [7, 8, 8, 9]
+
+
+def test_the_largest_and_the_sum_of_each_row_that_a_range_touches():
+    lines = lines_of((3, 3), "rows")
+    values = torch.tensor([1.0, 4.0, 2.0, -3.0, 5.0])  # elements 1 to 5: two of row 0, three of row 1
+    assert lines.largest(values, 1).tolist() == [4, 5]
+    assert lines.sums(values, 1).tolist() == [5, 4]
+    assert lines.sums(torch.zeros(0), 0).tolist() == []
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (9,), (4, 5), (2, 3, 4), (2, 2, 2, 2)])
+def test_rows_are_reduced_wherever_a_range_begins_and_ends(shape):
+    numel, lines = math.prod(shape), lines_of(shape, "rows")
+    values = torch.randn(numel, generator=torch.Generator().manual_seed(0))
+    row = np.arange(numel) // lines.length
+    for start in range(numel):
+        for stop in range(start + 1, numel + 1):
+            touched = sorted(set(row[start:stop]))
+            parts = [values[start:stop][row[start:stop] == line] for line in touched]
+            found = lines.largest(values[start:stop], start), lines.sums(values[start:stop], start)
+            assert found[0].tolist() == [float(part.max()) for part in parts]
+            assert found[1].tolist() == pytest.approx(
+                [float(part.double().sum()) for part in parts], abs=1e-5
+            )
+
+
 def line_of(shape: tuple[int, ...], axis: str) -> np.ndarray:
     """Return the line of each element of a tensor of at least two dimensions."""
     stacks, rows, length = (1, shape[0], math.prod(shape[1:])) if len(shape) != 3 else shape

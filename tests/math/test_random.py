@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgery.math.random import Stream, _philox, normal, stream_key, uniform, uniform_on_device
+from surgery.math.random import (
+    Stream,
+    _philox,
+    keep,
+    keep_on_device,
+    normal,
+    stream_key,
+    uniform,
+    uniform_on_device,
+)
 
 KEY = stream_key(7, "merge.dare", "model.embed_tokens.weight", 0)
 MAX = 0xFFFFFFFFFFFFFFFF
@@ -149,3 +158,75 @@ def test_normal_numbers_have_mean_nothing_and_deviation_one() -> None:
     assert abs(drawn.mean().item()) < 0.01
     assert drawn.std().item() == pytest.approx(1, abs=0.01)
     assert (drawn.abs() < 2).double().mean().item() == pytest.approx(0.9545, abs=0.003)
+
+
+def kept(start: int, size: int, probability: float = 0.3, key: bytes = KEY) -> list[bool]:
+    return keep(key, start, probability, torch.empty(size, dtype=torch.bool)).tolist()
+
+
+def test_element_zero_is_kept_by_the_lowest_quarter_of_the_first_word() -> None:
+    """The first sixteen 16-bit numbers of counter 0 of the authors' known answer, in order, against p·2^16 + v."""
+    zero = bytes(16)
+    quarters = [word >> shift & 0xFFFF for word in KNOWN[0][2] for shift in (0, 16, 32, 48)]
+    assert quarters[0] == 0x314C
+    assert kept(0, 16, 0.5, zero) == [quarter < 1 << 15 for quarter in quarters]
+
+
+def test_what_is_kept_is_pinned_for_ever() -> None:
+    bits = kept(32_760, 16)
+    assert "".join(map(str, map(int, bits))) == "0000100110000001"
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, False), (1.0, True)])
+def test_all_or_nothing_is_kept_for_certain(probability: float, expected: bool) -> None:
+    assert kept(5, 70_000, probability) == [expected] * 70_000
+
+
+@given(st.integers(0, 2**60), st.integers(0, 100), st.integers(0, 100), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_what_is_kept_in_chunks_is_part_of_what_is_kept_of_the_whole(
+    start: int, before: int, size: int, probability: float
+) -> None:
+    whole = kept(start, before + size, probability)
+    assert kept(start, before, probability) == whole[:before]
+    assert kept(start + before, size, probability) == whole[before:]
+
+
+@pytest.mark.parametrize("start", [0, 3, 16, 32_767])
+def test_groups_join_without_a_seam(start: int) -> None:
+    whole = keep(KEY, 0, 0.3, torch.empty(150_000, dtype=torch.bool))
+    for size in (1, 32_765, 32_768, 100_000):
+        part = keep(KEY, start, 0.3, torch.empty(size, dtype=torch.bool))
+        assert torch.equal(part, whole[start : start + size])
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 2**62), st.integers(0, 50), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_torch_operations_keep_what_numpy_keeps(key: bytes, start: int, size: int, p: float) -> None:
+    there = keep_on_device(key, start, p, torch.empty(size, dtype=torch.bool))
+    assert there.tolist() == kept(start, size, p, key)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9, 1 / 3 / 2**16, 1 - 1 / 3 / 2**16])
+def test_the_share_that_is_kept_is_the_probability_however_small(probability: float) -> None:
+    """Five standard errors of 2^24 draws; 16 bits alone would keep none or a 65,536th of the next to last."""
+    n = 1 << 24
+    count = sum(
+        int(keep(KEY, at, probability, torch.empty(1 << 20, dtype=torch.bool)).sum())
+        for at in range(0, n, 1 << 20)
+    )
+    assert abs(count - n * probability) < 5 * (n * probability * (1 - probability)) ** 0.5
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.5])
+def test_what_is_no_probability_is_refused(probability: float) -> None:
+    message = f"^keep: a probability lies between 0 and 1, got {probability:g}$"
+    with pytest.raises(ValueError, match=message):
+        kept(0, 1, probability)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_keeps_what_the_cpu_keeps() -> None:
+    there = keep(KEY, 12_345, 0.3, torch.empty(70_001, dtype=torch.bool, device="cuda"))
+    assert there.tolist() == kept(12_345, 70_001)

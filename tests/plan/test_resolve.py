@@ -120,6 +120,45 @@ def test_a_source_is_never_overwritten_even_with_force(host, tmp_path):
         resolve(parse_recipe(text, folder=tmp_path), host, force=True)
 
 
+def test_a_source_of_links_is_never_overwritten_either(host, tmp_path):
+    from safetensors.numpy import save_file
+
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "a").mkdir()
+    save_file({"w": np.zeros((2, 2), np.float32)}, tmp_path / "cache" / "blob")
+    (tmp_path / "a" / "model.safetensors").symlink_to(tmp_path / "cache" / "blob")
+    text = (
+        "surgery: 1\nmodels: {a: ./a}\nsteps:\n  m: {op: toy.mix, models: [a]}\noutput: {model: m, to: ./a}"
+    )
+    with pytest.raises(PlanError, match="holds a model that this recipe reads; write somewhere else"):
+        resolve(parse_recipe(text, folder=tmp_path), host, force=True)
+
+
+@pytest.mark.parametrize("to", [".", "..", "/", "./a/.."])
+def test_an_output_never_takes_the_place_of_the_recipe_or_of_what_it_lies_in(memory, host, tmp_path, to):
+    written = recipe(memory, f"output: {{model: m, to: {to}}}", folder=tmp_path)
+    with pytest.raises(PlanError, match="is where the recipe or you are, or above; give a folder of its own"):
+        resolve(written, host, force=True)
+
+
+def test_an_output_never_takes_the_place_of_the_current_folder(memory, host, tmp_path, monkeypatch):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x" / "y")
+    with pytest.raises(
+        PlanError, match="x is where the recipe or you are, or above; give a folder of its own"
+    ):
+        resolve(recipe(memory, "output: {model: m, to: ./x}", folder=tmp_path), host, force=True)
+
+
+def test_an_output_in_a_file_is_found_before_work(memory, host, tmp_path):
+    (tmp_path / "x").touch()
+    with pytest.raises(PlanError) as error:
+        resolve(recipe(memory, "output: {model: m, to: ./x/y}", folder=tmp_path), host)
+    assert str(error.value) == (
+        f"<recipe>:5:24: output.to: {tmp_path / 'x'} is a file, nothing can be written in it; choose another folder"
+    )
+
+
 def test_a_full_disk_is_found_before_work(memory, host, tmp_path, monkeypatch):
     import surgery.plan.destinations as destinations
 
@@ -233,8 +272,8 @@ def test_a_rewritten_plan_is_checked(memory, host, tmp_path):
             output = replace(plan.outputs[0], tensors=(replace(tensor, spec=spec),))
             return replace(plan, outputs=(output,))
 
-    host._manager.register(Rewriter(), name="rewriter")
-    host._loaded["rewriter"] = type("P", (), {"__str__": lambda self: "plugin rewriter"})()
+    host._registry.manager.register(Rewriter(), name="rewriter")
+    host._registry.loaded["rewriter"] = type("P", (), {"__str__": lambda self: "plugin rewriter"})()
     with pytest.raises(PluginError, match=r"plugin rewriter: surgery_rewrite_plan writes .* as \(1,\)"):
         resolve(recipe(memory, "output: {model: m, to: ./x}", folder=tmp_path), host)
 

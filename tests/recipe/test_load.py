@@ -330,3 +330,9 @@ def test_reading_a_recipe_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
+
+
+def test_a_misspelled_op_is_named() -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(GOOD.replace("op:", "opp:"), "r.yaml")
+    assert str(error.value) == "r.yaml:4:3: steps.mix: missing key `op`; `opp` is written, is it this?"

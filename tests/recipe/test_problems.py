@@ -59,11 +59,11 @@ def found(data: Any, model: type[BaseModel] = Everything, **others: str) -> list
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("number", "0.5", "number: must be a number, got `0.5`"),
+        ("number", "0.5", "number: must be a number, got `0.5` in quotes; leave them out"),
         ("number", True, "number: must be a number, got `true`"),
         ("number", None, "number: must be a number, got `null`"),
         ("whole", 1.0, "whole: must be a whole number, got `1.0`"),
-        ("whole", "1", "whole: must be a whole number, got `1`"),
+        ("whole", "1", "whole: must be a whole number, got `1` in quotes; leave them out"),
         ("flag", "yes", "flag: must be `true` or `false`, got `yes`"),
         ("flag", 1, "flag: must be `true` or `false`, got `1`"),
         ("text", 1, "text: must be text, got `1`"),

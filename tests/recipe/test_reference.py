@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from surgery.ops import Op, Params, Space, op
 from surgery.recipe.reference import op_reference, recipe_reference, type_text
 from surgery.recipe.schema import model_schema
-from surgery.scalars import Scalar
+from surgery.scalars import Scalar, Share
 
 MIX = """\
 ## `toy.mix`
@@ -124,6 +124,7 @@ def test_the_reference_without_ops_ends_with_the_selectors() -> None:
 
 class Types(Params):
     maybe: Scalar | None = None
+    worded: Share | Literal["adaptive"] | None = None
     open: float | None = None
     table: dict[str, float] = {}  # noqa: RUF012  pydantic copies it
     names: list[str] = []  # noqa: RUF012
@@ -136,6 +137,7 @@ class Types(Params):
     ("key", "text"),
     [
         ("maybe", "number, ramp or map from selectors"),
+        ("worded", "number in [0, 1], ramp or map from selectors or `adaptive`"),
         ("open", "number"),
         ("table", "map to number"),
         ("names", "list of text"),

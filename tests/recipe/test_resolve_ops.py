@@ -85,6 +85,7 @@ def test_one_selector_is_a_selection_and_none_is_none(resolve: Resolve) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
+        ("{op: ^mix, model: a}", ".op: no op is called `mix`; did you mean `toy.mix`?"),
         ("{op: ^toy.mx, model: a}", ".op: no op is called `toy.mx`; did you mean `toy.mix`?"),
         ("^{op: toy.mix, models: [a]}", ": missing key `base`, which `toy.mix` needs"),
         ("{op: toy.copy, model: a, ^base: b}", ".base: `toy.copy` takes no base; remove `base`"),
@@ -130,7 +131,7 @@ def test_one_selector_is_a_selection_and_none_is_none(resolve: Resolve) -> None:
         ("{op: toy.mix, base: a, models: [b], step: ^0}", ".step: must be greater than 0, got `0`"),
         (
             "{op: toy.mix, base: a, models: [b], normalize: ^'true'}",
-            ".normalize: must be `true` or `false`, got `true`",
+            ".normalize: must be `true` or `false`, got `true` in quotes; leave them out",
         ),
         (
             "{op: toy.mix, base: a, models: [b], ^modles: 1}",
@@ -250,3 +251,12 @@ def test_numbers_reach_the_op_exactly_as_they_are_written(value: float, points: 
     text = f"  s: {{op: num.one, value: {value!r}, scale: {json.dumps(points)}}}\n"
     params = resolve_steps(recipe(text), {"num.one": one})["s"].params
     assert params == Numbers(value=value, scale=Ramp(tuple(points)))  # type: ignore[arg-type]
+
+
+def test_a_list_where_models_need_numbers_says_how_to_write_them(resolve: Resolve, lines: Lines) -> None:
+    assert lines(lambda: resolve("  s: {op: toy.rank, models: [a, b]}\n")) == [
+        "r.yaml:5:30: steps.s.models[0]: missing key `importance`; "
+        "write `models: {a: {importance: ...}}` in place of a list",
+        "r.yaml:5:33: steps.s.models[1]: missing key `importance`; "
+        "write `models: {b: {importance: ...}}` in place of a list",
+    ]

@@ -115,6 +115,14 @@ def test_bytes_with_or_without_a_byte_order_mark_are_text() -> None:
             "a: b: c",
             "r.yaml:1:5: not valid YAML: unexpected `:`; quote text that contains `: `, or mend the indentation",
         ),
+        (
+            "a:\n  b: 1\n   c: 2",
+            "r.yaml:3:5: not valid YAML: unexpected `:`; quote text that contains `: `, or mend the indentation",
+        ),
+        (
+            "a:\n    b:\n    - 1\n   c: 2",
+            "r.yaml:4:4: not valid YAML: indented unlike the keys above; mend the indentation",
+        ),
         ("a: [1", "r.yaml:1:6: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: *b", "r.yaml:1:4: not valid YAML: found undefined alias 'b'"),
         ("a:\n  b: \x07", "r.yaml:2:6: not valid YAML: the character U+0007 is not allowed"),

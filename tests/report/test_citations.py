@@ -110,6 +110,8 @@ def test_every_built_in_source_can_be_taken_apart():
     for family in host.families:
         host.op(f"{family}.")
     ops = [host.op(name) for name in host.op_names()]
-    works = [work for one in ops if one is not None and one.cite for work in works_in(one.cite)]
+    samplers = [host.sampler(name) for name in host.trial_names("sampler")]
+    assert [one.name for one in ops if one is not None and not one.cite] == []
+    works = [work for one in (*ops, *samplers) if one is not None and one.cite for work in works_in(one.cite)]
     assert len(works) > 40
     assert not [work for work in works if "arXiv" in work.title or not work.title[0].isalnum()]

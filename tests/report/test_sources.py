@@ -107,6 +107,16 @@ def test_a_manifest_that_does_not_say_is_refused(out, change, what):
     assert str(error.value) == f"{out}/surgery.json: {what}"
 
 
-def test_a_manifest_cannot_lead_the_search_anywhere(out):
-    made = Made.of(out, read_manifest(out) | {"recipe_folder": "../../etc"})
+@pytest.mark.parametrize(
+    ("back", "home"), [("", "."), ("..", ".."), ("../..", "../.."), ("../found", "../found"), ("sub", "sub")]
+)
+def test_the_recipes_folder_is_above_or_beside_the_output(out, back, home):
+    assert Made.of(out, read_manifest(out) | {"recipe_folder": back}).home == out / home
+
+
+@pytest.mark.parametrize(
+    "back", ["../../etc/ssh", "/etc", "/", "./..", ".", "../x/..", "../x/", "a/b", 3, None]
+)
+def test_a_manifest_cannot_lead_the_search_anywhere(out, back):
+    made = Made.of(out, read_manifest(out) | {"recipe_folder": back})
     assert made.home == Path.cwd()

@@ -10,9 +10,26 @@ from safetensors.torch import load_file
 
 import surgery
 from surgery import ResourceError, SurgeryError
-from surgery.search.journal import SearchJournal
+from surgery.search.journal import SearchJournal, read_history
+from surgery.search.run import search
+from surgery.search.task import load_task
 from surgery.search.workbench import Workbench
 from tests.search.conftest import OPTIONS, TOYS, recipe_text
+
+
+FAR = '''\
+from __future__ import annotations
+import surgery
+from surgery import Params
+class Each(Params):
+    weight: float = 1.0
+class Far(Params):
+    normalize: bool = True
+@surgery.op('far.off', params=Far, each=Each, models=(1, None))
+def off(x, p):
+    """Add ten."""
+    return x.models[0] + 10
+'''
 
 
 def journal(lab) -> list[dict]:
@@ -192,6 +209,45 @@ def test_failures_are_journaled_with_their_reason_and_the_search_goes_on(lab):
     assert result.winner.score is not None
 
 
+@pytest.mark.parametrize(
+    ("retries", "failure"),
+    [(0, "RuntimeError: try later"), (1, "RuntimeError: try later (2 tries)"), (2, None)],
+)
+def test_an_evaluation_that_raises_is_tried_again_if_asked_for(lab, retries, failure):
+    text = recipe_text(evaluator=f"{{name: toy.target, flaky: 2}}\n  retries: {retries}")
+    if failure is None:
+        assert all(trial.failure is None for trial in lab.search(text).trials)
+        return
+    with pytest.raises(SurgeryError) as error:
+        lab.search(text)
+    assert str(error.value) == f"search: no baseline can be scored: {failure}"
+
+
+def test_more_retries_are_no_other_search(lab):
+    lab.search(recipe_text(trials="2\n  retries: 1"))
+    assert len(lab.search(recipe_text(trials="3\n  retries: 2"), resume=True).trials) == 4 + 3
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf"])
+def test_a_number_that_is_not_finite_is_a_failure(lab, number):
+    with pytest.raises(SurgeryError) as error:
+        lab.search(recipe_text(evaluator=f"{{name: toy.target, mean: {number}}}"))
+    told = f"the evaluator's `mean` is {number.removeprefix('.')}"
+    assert str(error.value) == f"search: no baseline can be scored: {told}"
+    assert [line["failure"] for line in journal(lab)[1:]] == [told] * 4
+
+
+def test_an_op_that_breaks_down_while_planning_fails_its_candidate_only(lab):
+    text = recipe_text(hole="0.5").replace(
+        "op: merge.linear", "op: ${search: {choices: [merge.linear, far.off]}}"
+    )
+    own = lab.folder / "far.py"
+    own.write_text(FAR.replace("models=(1, None)", "models=(1, None), check=lambda s, p: [][1]"))
+    result = search(load_task(lab.write(text), [TOYS, own]), OPTIONS, trials=6)
+    failures = {trial.genome: trial.failure for trial in result.trials if trial.genome}
+    assert failures == {("merge.linear",): None, ("far.off",): "IndexError: list index out of range"}
+
+
 def test_a_search_in_which_no_baseline_can_be_scored_ends_there(lab):
     with pytest.raises(SurgeryError) as error:
         lab.search(recipe_text(evaluator="{name: toy.target, fails_above: -1}"))
@@ -306,7 +362,8 @@ def test_a_journal_survives_the_round_trip(lab):
     result = lab.search(recipe_text())
     file = lab.folder / "found" / "journal.jsonl"
     header = json.loads(file.read_text().splitlines()[0])
-    assert tuple(SearchJournal(file, header["search"]).load()) == result.trials
+    assert tuple(SearchJournal(file, header["search"], result.about).load()) == result.trials
+    assert read_history(file) == result.history
 
 
 def test_a_choice_of_op_changes_the_graph(lab):
@@ -314,16 +371,7 @@ def test_a_choice_of_op_changes_the_graph(lab):
         "op: merge.linear", "op: ${search: {choices: [merge.linear, toy.far]}}"
     )
     own = lab.folder / "far.py"
-    own.write_text(
-        "from __future__ import annotations\nimport surgery\nfrom surgery import Params\n"
-        "class Each(Params):\n    weight: float = 1.0\n"
-        "class Far(Params):\n    normalize: bool = True\n"
-        "@surgery.op('far.off', params=Far, each=Each, models=(1, None))\n"
-        "def off(x, p):\n    '''Add ten.'''\n    return x.models[0] + 10\n"
-    )
-    from surgery.search.run import search
-    from surgery.search.task import load_task
-
+    own.write_text(FAR)
     task = load_task(lab.write(text.replace("toy.far", "far.off")), [TOYS, own])
     result = search(task, OPTIONS, trials=4)
     scores = {trial.genome: trial.score for trial in result.trials if trial.genome}

@@ -17,6 +17,10 @@ class Target(surgery.Params):
     """What all numbers should be."""
     fails_above: float = 1e9
     """Candidates with a larger number raise."""
+    flaky: int = 0
+    """How often the evaluation of each candidate raises before it works."""
+    mean: float | None = None
+    """What is returned as mean instead of it; null for the true one."""
     missing: bool = False
     """Whether `check` finds something missing."""
     control: str = ""
@@ -27,13 +31,14 @@ class Held(surgery.Resident):
     """Tensors, and the names of those that each candidate loaded."""
 
     def __init__(self):
-        self.tensors, self.loaded = {}, []
+        self.tensors, self.loaded, self.asked = {}, [], 0
 
     def load(self, tensors):
         """Take tensors."""
         new = dict(tensors)
         self.tensors.update(new)
         self.loaded.append(sorted(new))
+        self.asked = 0
 
 
 @surgery.evaluator("toy.target", params=Target)
@@ -57,10 +62,14 @@ class TargetEvaluator(surgery.Evaluator):
 
         if params.control:
             _obey(Path(params.control))
+        resident.asked += 1
+        if resident.asked <= params.flaky:
+            raise RuntimeError("try\nlater")
         numbers = torch.cat([t.float().flatten() for t in resident.tensors.values()])
         if float(numbers.max()) > params.fails_above:
             raise ValueError("too large")
-        return {"score": float((numbers - params.target).square().mean()), "mean": float(numbers.mean())}
+        mean = float(numbers.mean()) if params.mean is None else params.mean
+        return {"score": float((numbers - params.target).square().mean()), "mean": mean}
 
 
 TargetEvaluator_opened = []

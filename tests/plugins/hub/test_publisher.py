@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 import surgery
 from surgery.errors import CheckpointError
+from surgery.testing.tiny import save_tiny
 from tests.hub.server import TOKEN
 from tests.plugins.hub.conftest import CPU
 
@@ -33,6 +34,17 @@ def test_what_is_published_is_what_a_folder_would_hold(hub, recipe, parents):
         assert found[name] == (here / name).read_bytes()
     assert found.keys() - {".gitattributes"} == {path.name for path in here.iterdir()}
     assert report.outputs[0].url == f"{hub.endpoint}/me/half"
+
+
+def test_modules_in_folders_of_their_own_are_published_too(hub, recipe, parents, tmp_path):
+    """Those of sentence-transformers: without its pooling such a model is another one."""
+    model = save_tiny(tmp_path / "sentences", seed=1, dtype="bfloat16")
+    (model / "modules.json").write_text("[]")
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    recipe(to="hub:me/half", models={"base": str(model), "code": "org/code"}).run(CPU)
+    assert hub.files("me/half")["1_Pooling/config.json"] == b'{"pooling_mode_mean_tokens": true}'
+    assert "modules.json" in hub.files("me/half")
 
 
 def test_nothing_is_visible_before_the_one_commit(hub, recipe):

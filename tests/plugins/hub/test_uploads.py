@@ -10,18 +10,18 @@ def test_a_file_that_vanished_is_told_at_the_end_and_holds_nothing_up(tmp_path):
     gone = tmp_path / "model.safetensors"
     uploads.put(gone)
     with pytest.raises((OSError, ValueError), match=r"model\.safetensors"):
-        uploads.finish([gone])
+        uploads.finish({gone.name: gone})
     assert uploads.doing() == "uploading model.safetensors"
 
 
 def test_a_hash_that_fails_in_a_way_nobody_expects_holds_nothing_up(tmp_path, monkeypatch):
     monkeypatch.setattr("threading.excepthook", lambda args: None)
 
-    def broken(path):
+    def broken(path, name):
         raise RuntimeError("broken")
 
     monkeypatch.setattr("surgery_hub.uploads._addition", broken)
     uploads = Uploads("me/model", "main", "hub:me/model")
     uploads.put(tmp_path / "a.safetensors")
     with pytest.raises(RuntimeError, match="broken"):
-        uploads.finish([tmp_path / "a.safetensors"])
+        uploads.finish({"a.safetensors": tmp_path / "a.safetensors"})

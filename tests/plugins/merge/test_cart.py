@@ -59,3 +59,8 @@ def test_everything_else_is_the_mean():
 
 def test_a_scalar_is_averaged():
     assert run_op(cart, {}, [torch.tensor(1.0), torch.tensor(3.0)]).item() == 2.0
+
+
+def test_nothing_is_made_of_nothing():
+    assert run_op(cart, ALL, [torch.zeros(0, 4)] * 2).shape == (0, 4)
+    assert run_op(cart, {}, [torch.zeros(0)] * 3).shape == (0,)

@@ -37,6 +37,17 @@ def test_two_models_that_need_one_element_each(k, wanted):
     ).check()
 
 
+def test_one_model_needs_all_that_it_changed():
+    base, model = torch.tensor([0.3, 7.1]), torch.tensor([0.7, 7.1])
+    case = {"base": base, "each": [{}]}
+    for k in (0, 1):
+        assert same_bytes(run_op(ConsensusOp, {"k": k}, [model], **case), model)
+        assert run_op(ConsensusOp, {"k": k, "lambda": 0.5}, [model], **case).tolist() == pytest.approx(
+            [0.5, 7.1]
+        )
+    assert same_bytes(run_op(ConsensusOp, {"k": 1, "merged": "ties"}, [base], **case), base)
+
+
 def test_a_model_may_have_a_mask_of_its_own():
     """0.1 > 0.05·1.0: now the first model needs the second element too, and lambda halves it."""
     each = [{"mask_lambda": 0.05}, {}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from surgery.math.random import stream_key, uniform
+from surgery.math.random import keep, stream_key
 from surgery.ops import BASE
 from surgery.testing import Identity, OpCase, run_op, same_bytes
 from surgery_merge.dare_ties import DareTiesOp
@@ -36,8 +36,8 @@ def test_the_election_is_held_on_what_survives(rescale, normalize):
     votes = []
     for index, (model, entry) in enumerate(zip(models, each, strict=True)):
         delta = (model - base).double()
-        draws = uniform(stream_key(0, "merge.dare_ties", "w", index), 0, torch.empty(2000))
-        kept = torch.where(draws < entry["density"], delta, 0)
+        key = stream_key(0, "merge.dare_ties", "w", index, version=2)
+        kept = delta * keep(key, 0, entry["density"], torch.empty(2000, dtype=torch.bool))
         factor = {"inverse": 1 / entry["density"], "l1": delta.abs().sum() / kept.abs().sum(), "none": 1}[
             rescale
         ]

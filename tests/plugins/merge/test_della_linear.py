@@ -138,8 +138,8 @@ def test_only_l1_holds_a_tensor_and_says_how_much_memory_it_takes():
     from surgery.testing.runner import signature_of
 
     signature = signature_of(della_linear, models, base, [{"density": 0.5}] * 2)
-    # draws and two masks of a byte, for half a million elements; and twelve pieces of 64 KiB
-    assert workspace(signature, DellaLinear(rescale="l1")) == 6 * 512 * 1024 + 12 * 4 * 16384
+    # draws and two masks of a byte, for half a million elements; and twelve pieces of 128 KiB
+    assert workspace(signature, DellaLinear(rescale="l1")) == 6 * 512 * 1024 + 12 * 4 * 32768
 
 
 @pytest.mark.parametrize(

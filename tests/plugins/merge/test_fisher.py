@@ -56,6 +56,18 @@ def test_a_tensor_that_one_model_has_no_information_of_is_averaged():
     case([[1.0, 2.0], [3.0, 8.0]], [None, None], {"normalize": True}, expected=[2.0, 5.0]).check()
 
 
+def test_small_information_of_small_changes_counts():
+    """1e-38 times 4e-4 has three digits left in float32."""
+    merged = run_op(
+        FisherOp,
+        {},
+        [torch.tensor([0.0]), torch.tensor([4e-4])],
+        each=EACH,
+        companions={"fisher": (torch.tensor([2e-38]), torch.tensor([6e-38]))},
+    )
+    assert merged.item() == pytest.approx(3e-4, rel=1e-6)
+
+
 def test_the_floor_is_the_least_that_counts():
     """max(F, 0.5) is 0.5 and 1.5: a quarter and three quarters."""
     case([[0.0], [4.0]], [[0.001], [1.5]], {"floor": 0.5}, expected=[3.0]).check()

@@ -61,6 +61,20 @@ def test_identical_models_give_their_bytes_in_16_bits(dtype, count):
     assert torch.equal(merged, model)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("numbers", [(1, 1, 1), (0.3, 0.7), (0, 2, 5), (3, -1, 0.1, 0.7)])
+def test_what_models_agree_on_stays_in_32_and_64_bits(dtype, numbers):
+    """Added up and divided, every sixth element would be another."""
+    frozen = torch.randn(5000, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    assert torch.equal(average([frozen] * len(numbers), numbers), frozen)
+
+
+def test_a_model_that_hardly_counts_does_not_cost_the_others_their_digits():
+    """From the first model on, 1e8, the differences of the others would be good to 8."""
+    models = [torch.tensor([1e8]), torch.tensor([1.0]), torch.tensor([2.0])]
+    assert average(models, [1e-9, 1, 1]).item() == pytest.approx(1.55, rel=1e-6)
+
+
 def test_weight_zero_leaves_a_model_out_byte_by_byte():
     models = [torch.tensor([0.1, -0.0]), torch.tensor([0.3, -0.0])]
     assert torch.equal(average(models, [0, 3]).view(torch.int32), models[1].view(torch.int32))

@@ -135,3 +135,9 @@ def test_a_tensor_that_the_base_lacks_is_refused():
     with pytest.raises(OpError) as error:
         run_op(PcbOp, {}, [torch.ones(1)])
     assert str(error.value) == "w: the base lacks this tensor, a delta needs it; leave it out with `where:`"
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_nothing_is_made_of_nothing(scope):
+    empty = torch.zeros(0, 4)
+    assert run_op(PcbOp, {"scope": scope}, [empty, empty], empty).shape == (0, 4)

@@ -97,3 +97,10 @@ def test_model_scope_equals_tensor_scope_of_one_concatenated_tensor(epsilon):
 def test_one_model_is_that_model_if_every_difference_counts():
     model, base = torch.tensor([0.3]), torch.tensor([7.1])
     assert same_bytes(run_op(RamPlusOp, {"epsilon": 0.0}, [model], base), model)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, "relative"])
+def test_nothing_is_made_of_nothing(epsilon):
+    empty = torch.zeros(0, 4)
+    for op in (RamOp, RamPlusOp):
+        assert run_op(op, {"epsilon": epsilon}, [empty, empty], empty).shape == (0, 4)

@@ -57,6 +57,16 @@ def test_inputs_that_nobody_has_seen_get_the_mean_of_the_models():
     ).check()
 
 
+def test_matrices_in_float64_keep_their_diagonals():
+    """`alpha` goes on a copy: on the matrix itself it would be on the diagonal too when that is put back."""
+    models = [torch.tensor([[1.0, 9.0]]).double(), torch.tensor([[3.0, 5.0]]).double()]
+    grams = [
+        torch.tensor([[1.0, 0.5], [0.5, 2.0]]).double(),
+        torch.tensor([[3.0, -1.0], [-1.0, 2.0]]).double(),
+    ]
+    case(models, grams, {**EXACT, "alpha": 0}, expected=[[2.5, 7.0]]).check()
+
+
 def test_models_that_have_read_nothing_are_averaged():
     case([[[4.0, 1.0]], [[8.0, 5.0]]], [diag(0, 0)] * 2, {"targets": "all"}, expected=[[6.0, 3.0]]).check()
 

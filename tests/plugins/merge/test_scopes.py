@@ -59,6 +59,7 @@ def layer_of(name):
         (BreadcrumbsOp, {"rescale": "l1"}, HALF),
         (BreadcrumbsTiesOp, {}, HALF),
         (PcbOp, {}, None),
+        (RamPlusOp, {"epsilon": 0.03, "alpha": 100.0}, None),
     ],
     ids=_named,
 )
@@ -88,6 +89,8 @@ def test_shares_are_those_of_a_layer_or_of_the_model(folder, op, scope, rescaled
         (della_linear, {"rescale": "none"}, HALF),
         (della_linear, {"rescale": "l1"}, HALF),
         (BreadcrumbsOp, {"rescale": "l1"}, HALF),
+        (BreadcrumbsOp, {"scope": "row"}, HALF),
+        (BreadcrumbsTiesOp, {"scope": "row", "rescale": "l1"}, HALF),
         (SceOp, {"select_topk": 0.4}, None),
         (RamOp, {"epsilon": "relative"}, None),
         (RamPlusOp, {}, None),

@@ -188,10 +188,12 @@ print(json.dumps([used(*case) for case in MEASURED]))
 """
 
 MLP, EMBED = ("mlp.up", 0), ("embed", None)
+R_TSVM = {"fraction": "adaptive", "reweight": "sigma_clip"}
 MEASURED = [
     *[(name, {}, shape, MLP) for name in [*OPS, "cart", "svc"] for shape in ((900, 150), (300, 500))],
     *[("dop", {"share": 0.9}, shape, MLP) for shape in ((500, 300), (300, 500))],
     *[("star", {"share": 1}, shape, MLP) for shape in ((500, 300), (300, 500))],
+    *[("tsvm", R_TSVM, shape, MLP) for shape in ((900, 150), (300, 500))],
     *[(name, {}, (3000, 1000), EMBED) for name in ("opcm", "wudi")],
 ]
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from surgery.testing import Identity, OpCase, run_op
 from surgery_merge.tsvm import kept, tsvm
-from tests.plugins.merge.matrices import ALL, ZERO, deltas_of, diag, low_rank_models, random_models
+from tests.plugins.merge.matrices import ALL, ZERO, deltas_of, diag, low_rank_models, noise, random_models
 
 
 def whitened(models, base, keep):
-    """The paper's merge in numpy, with U and V of full column rank."""
+    """The paper's merge in numpy, with U and V of full column rank; `keep` directions of each model."""
     parts = []
-    for delta in deltas_of(models, base):
+    keeps = keep if isinstance(keep, list) else [keep] * len(models)
+    for delta, k in zip(deltas_of(models, base), keeps, strict=True):
         U, S, Vh = np.linalg.svd(delta.numpy(), full_matrices=False)
-        parts.append((U[:, :keep], S[:keep], Vh[:keep]))
+        parts.append((U[:, :k], S[:k], Vh[:k]))
     sides = (np.concatenate([U for U, _, _ in parts], 1), np.concatenate([Vh for _, _, Vh in parts]))
     polars = []
     for side in sides:
@@ -105,3 +107,91 @@ def test_singular_directions_come_out_orthogonal():
     ]
     assert torch.allclose(torch.linalg.svdvals(merged), values, rtol=1e-4)
     assert torch.allclose(values, each, rtol=1e-9)
+
+
+def changed(delta):
+    """(Σ|τ|)²/(n·Στ²) by numpy."""
+    return np.abs(delta).sum() ** 2 / (delta.size * np.square(delta).sum())
+
+
+def test_adaptive_gives_more_directions_to_models_that_changed_more_elements():
+    """(Σ|τ|)²/Στ² is 25/25 and 36/12: of four directions the second model gets three, where halves would cut one."""
+    given = {"models": [diag(5, 0, 0, 0), diag(0, 2, 2, 2)], "base": torch.zeros(4, 4), "each": [{}, {}]}
+    OpCase(
+        tsvm,
+        {**ALL, "fraction": "adaptive"},
+        **given,
+        expected=diag(5, 2, 2, 2),
+        identity=[Identity(each=[{}, {"weight": 0}], gives=0)],
+        permutable=True,
+        scale_equivariant=True,
+    ).check()
+    halves = run_op(tsvm, ALL, [one.float() for one in given["models"]], given["base"], each=[{}, {}])
+    assert torch.linalg.matrix_rank(halves) == 3
+
+
+def test_adaptive_is_equal_shares_where_models_changed_alike():
+    """Three of six directions: two each, though a third is no binary number."""
+    delta = noise(6, 6)
+    models = [delta, delta.flip(0), delta.flip(1)]
+    given = {"base": torch.zeros(6, 6), "each": [{}] * 3}
+    adaptive = run_op(tsvm, {**ALL, "fraction": "adaptive"}, models, **given)
+    assert torch.allclose(adaptive, run_op(tsvm, ALL, models, **given), atol=1e-12)
+
+
+def test_adaptive_leaves_every_model_a_direction_and_of_nothing_makes_nothing():
+    models = [diag(7, 0), torch.ones(2, 2), ZERO]
+    merged = run_op(tsvm, {**ALL, "fraction": "adaptive"}, models, ZERO, each=[{}] * 3)
+    assert torch.linalg.matrix_rank(merged) == 2
+    assert torch.equal(run_op(tsvm, {**ALL, "fraction": "adaptive"}, [ZERO] * 2, ZERO, each=[{}] * 2), ZERO)
+
+
+def test_outliers_are_cut_to_so_many_standard_deviations():
+    """Of 10 and nine zeros the mean is 1 and the deviation 3: two of them leave 7, three leave 10."""
+    models = [torch.zeros(2, 5).index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(10.0))]
+    given = {"models": models, "base": torch.zeros(2, 5), "each": [{}]}
+    clip = {**ALL, "reweight": "sigma_clip"}
+    for sigmas, left in ((2, 7.0), (1, 4.0), (3, 10.0)):
+        expected = [[left, 0, 0, 0, 0], [0] * 5]
+        OpCase(tsvm, {**clip, "sigmas": sigmas}, **given, expected=expected, scale_equivariant=True).check()
+
+
+def test_an_outlier_no_longer_takes_the_leading_direction():
+    """An element of 100 in a delta of ones, of which one direction is kept: without the cut that is the element's."""
+    delta = torch.ones(20, 20)
+    delta[3, 4] = 100.0
+    one = {**ALL, "fraction": 0.05}
+    as_it_is = run_op(tsvm, one, [delta], torch.zeros(20, 20), each=[{}])
+    cut = run_op(tsvm, {**one, "reweight": "sigma_clip"}, [delta], torch.zeros(20, 20), each=[{}])
+    assert as_it_is[10, 10] < 0.2
+    assert cut[10, 10] > 0.7
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (16, 5, 2, 2)])
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("sigmas", [3.0, 1.0])
+def test_both_rules_equal_numpy(shape, count, sigmas):
+    models, base = random_models(shape, count)
+    models[0] = base + 0.01 * noise(*shape, seed=77).pow(7).float()  # few large changes
+    cut = []
+    for delta in deltas_of(models, base):
+        tau = delta.numpy()
+        cut.append(np.clip(tau, tau.mean() - sigmas * tau.std(), tau.mean() + sigmas * tau.std()))
+    small, whole = min(cut[0].shape), sum(changed(tau) for tau in cut)
+    keep = [max(1, int(small * changed(tau) / whole + 1e-9)) for tau in cut]
+    assert len(set(keep)) > 1
+    restored = [base.double() + torch.from_numpy(tau).reshape(base.shape) for tau in cut]
+    OpCase(
+        tsvm,
+        {**ALL, "fraction": "adaptive", "reweight": "sigma_clip", "sigmas": sigmas},
+        models=models,
+        base=base,
+        each=[{}] * count,
+        expected=whitened(restored, base, keep),
+    ).check()
+
+
+def test_a_rule_that_does_not_exist_is_refused():
+    with pytest.raises(ValidationError) as error:
+        tsvm.params.model_validate({"fraction": "adapted"})
+    assert "Input should be 'adaptive'" in str(error.value)
