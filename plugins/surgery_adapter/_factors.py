@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from surgery.math.ranks import EXACT_UP_TO, exact_bytes, randomized_bytes
+from surgery.math.ranks import largest_bytes
 
 # Sums of squares are compared up to this share: 13/14 of 14 is 13, though floats say a little more.
 _SLACK: Final = 1e-12
@@ -37,13 +37,9 @@ def directions(
     delta: Tensor, rank: int, name: str, energy: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [out, rank], S [rank], Vh [rank, in] of `factors` in float64: those not kept have a σ of 0."""
-    from surgery.math.svd import sketch_draws, svd_exact, svd_randomized
+    from surgery.math.svd import svd_largest
 
-    shape = (delta.shape[0], delta.shape[1])
-    if _exact(shape):
-        U, S, Vh = svd_exact(delta)
-    else:
-        U, S, Vh = svd_randomized(delta, rank, sketch_draws(name, shape, rank, delta.device))
+    U, S, Vh = svd_largest(delta, rank, name)
     S = S[:rank].clone()
     if energy is not None:
         S[_needed(S, delta, energy) :] = 0
@@ -61,8 +57,7 @@ def _needed(S: Tensor, delta: Tensor, energy: float) -> int:
 def factor_bytes(shape: tuple[int, int], rank: int) -> int:
     """Return the temporaries of `factors` in bytes: the change, its decomposition, both factors in two precisions."""
     rows, columns = shape
-    found = exact_bytes(shape) if _exact(shape) else randomized_bytes(shape, rank)
-    return 8 * rows * columns + found + 12 * rank * (rows + columns)
+    return 8 * rows * columns + largest_bytes(shape, rank) + 12 * rank * (rows + columns)
 
 
 def filled(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -71,7 +66,3 @@ def filled(A: Tensor, B: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     short = rank - len(A)
     return torch.nn.functional.pad(A, (0, 0, 0, short)), torch.nn.functional.pad(B, (0, short))
-
-
-def _exact(shape: tuple[int, int]) -> bool:
-    return min(shape) <= EXACT_UP_TO

@@ -1,7 +1,9 @@
-"""A base with a stored delta added, computed block by block while it is read; every block's base is checked first."""
+"""A base as a stored delta changes it, computed block by block as it is read; every block's base is checked first."""
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -11,7 +13,7 @@ from xxhash import xxh3_128_digest
 from surgery.checkpoint.base import Checkpoint, Extent
 from surgery.errors import CheckpointError
 from surgery.tensors import DTYPES, TensorSpec, promote
-from surgery_delta._codec import Codec
+from surgery_delta._codec import Codec, Held
 from surgery_delta._stored import block_rows
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 # Raise it when a codec's numbers change: what was journaled with the old ones is then computed again.
 VERSION: Final = 1
+
+# What codecs hold decoded for the next range; that of the tensor being read is kept in any case.
+CACHE_BYTES: Final = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,10 @@ class Change:
 
 
 class DeltaCheckpoint(Checkpoint):
-    """A base as a delta changes it: coded tensors are the sums, `whole` ones the delta's own, others the base's.
+    """A base as a delta changes it: coded tensors are computed, `whole` ones the delta's own, others the base's.
 
-    A sum is float32, or float64 if the base is: nothing is rounded to the base's dtype before an op has seen it. That
-    dtype is its `native` one, in which it is written unless the recipe says otherwise.
+    What is computed is float32, or float64 if the base is: nothing is rounded to the base's dtype before an op has seen
+    it. That dtype is its `native` one, in which it is written unless the recipe says otherwise.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class DeltaCheckpoint(Checkpoint):
         self._named = named
         self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
         self.native = dict(base.native) | {name: base.tensors[name].dtype for name in changes}
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[str, Held] = OrderedDict()
 
     def _spec(self, spec: TensorSpec) -> TensorSpec:
         if spec.name in self._changes:
@@ -63,7 +70,7 @@ class DeltaCheckpoint(Checkpoint):
         return self._delta.tensors[spec.name] if spec.name in self._whole else spec
 
     def _home(self, name: str) -> Checkpoint:
-        """Return where a tensor is stored that is not a sum, or what a sum begins from."""
+        """Return where a tensor is stored that is not computed, or what the change is of."""
         return self._delta if name in self._whole else self._base
 
     def parts(self) -> tuple[Checkpoint, ...]:
@@ -82,18 +89,24 @@ class DeltaCheckpoint(Checkpoint):
         return self._base.doing() or self._delta.doing()
 
     def whole_file_bytes(self) -> int:
-        """Return what the base and the delta may come to hold."""
-        return self._base.whole_file_bytes() + self._delta.whole_file_bytes()
+        """Return what the base and the delta may come to hold, and codecs decoded."""
+        sizes = [8 * change.codec.held for change in self._changes.values()]
+        decoded = min(sum(sizes), max(CACHE_BYTES, *sizes)) if any(sizes) else 0
+        return self._base.whole_file_bytes() + self._delta.whole_file_bytes() + decoded
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with bytes of a tensor, adding as it is read. Raises CheckpointError for another base."""
+        """Fill `buffer` with bytes of a tensor, changed as it is read. Raises CheckpointError for another base."""
         if name not in self._changes:
             self._home(name).read_into(name, start, buffer)
             return
         from surgery.math.stretch import fill_from_blocks
 
-        spec = self.tensors[name]
-        fill_from_blocks(spec, block_rows(spec.row), start, buffer, lambda first: self._block(name, first))
+        if not buffer.nbytes:
+            return
+        spec, held = self.tensors[name], self._held(name)
+        fill_from_blocks(
+            spec, block_rows(spec.row), start, buffer, lambda first: self._block(name, first, held)
+        )
 
     def prefetch(self, name: str, start: int, nbytes: int) -> None:
         """Ask the system to read ahead what the stretch is computed from."""
@@ -123,8 +136,21 @@ class DeltaCheckpoint(Checkpoint):
         self._base.close()
         self._delta.close()
 
-    def _block(self, name: str, first: int) -> Tensor:
-        """Return the sum on a block of rows."""
+    def _held(self, name: str) -> Held:
+        """Return what a codec keeps decoded; that of the tensors read last is kept."""
+        with self._lock:
+            if name in self._cache:
+                self._cache.move_to_end(name)
+                return self._cache[name]
+        made = self._changes[name].codec.begin(self._delta, self._base)
+        with self._lock:
+            self._cache[name] = made
+            while len(self._cache) > 1 and sum(map(_nbytes, self._cache.values())) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+        return made
+
+    def _block(self, name: str, first: int, held: Held) -> Tensor:
+        """Return a changed block of rows."""
         from surgery.math.convert import torch_dtype
         from surgery.math.stretch import stretch
 
@@ -133,7 +159,7 @@ class DeltaCheckpoint(Checkpoint):
         flat = stretch(self._base, stored, first * spec.row, (last - first) * spec.row)
         rows = flat.to(torch_dtype(spec.dtype)).view(-1, spec.row)
         self._require_base(name, first, last, rows)
-        return rows.add_(self._changes[name].codec.decode(self._delta, first, last))
+        return self._changes[name].codec.onto(rows, self._delta, first, held)
 
     def _require_base(self, name: str, first: int, last: int, rows: Tensor) -> None:
         from surgery.math.stretch import stretch
@@ -146,3 +172,7 @@ class DeltaCheckpoint(Checkpoint):
                 f"{self.location}: {where} are not those that the delta was taken of; "
                 f"name `{self._named}` as `source:`"
             )
+
+
+def _nbytes(held: Held) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in held.values())

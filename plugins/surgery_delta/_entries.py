@@ -5,7 +5,7 @@ Row r has the entries starts[r] to starts[r + 1], each a column and a value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from surgery.math.patterns import largest as largest_pattern
 from surgery.math.reduce import squared_norm
 from surgery.math.stretch import stretch
 from surgery.notes import note_energy
-from surgery.ops import Chunk
+from surgery.ops import Chunk, Part
 from surgery.tensors import TensorSpec
 from surgery_delta._checks import checks
 from surgery_delta._codec import Entries
@@ -28,21 +28,28 @@ from surgery_delta.sparse import Sparse, counts, parts
 def coded(x: Chunk, p: Sparse) -> Mapping[str, Tensor]:
     """Return the stored tensors of a whole tensor."""
     assert x.base is not None
-    spec, (matrices, count) = x.signature.first, counts(x.signature, p)
+    spec, (matrices, count) = x.signature.first, counts(x.signature, p.density)
     base = x.base.reshape(spec.shape[0], -1)
     delta = (x.models[0].reshape(base.shape) - base).to(torch.float32)
     places = torch.cat(
         [largest(matrix, count) + i * matrix.numel() for i, matrix in enumerate(delta.view(matrices, -1))]
     )
-    rows = torch.bincount(places // spec.row, minlength=len(delta)).cumsum(0)
-    values, columns, starts, check = parts(x.signature, p)
+    *entries, check = parts(x.signature, p)
     kept = delta.view(-1)[places]
     note_energy(x, squared_norm(kept), squared_norm(delta.view(-1)))
+    return {**as_entries(kept, places, spec, entries), check.spec.name: checks(base)}
+
+
+def as_entries(
+    kept: Tensor, places: Tensor, spec: TensorSpec, entries: Sequence[Part]
+) -> Mapping[str, Tensor]:
+    """Return the values, columns and starts of numbers at flat, ascending places of a tensor."""
+    values, columns, starts = (entry.spec for entry in entries)
+    rows = torch.bincount(places // spec.row, minlength=spec.shape[0]).cumsum(0)
     return {
-        values.spec.name: kept,
-        columns.spec.name: (places % spec.row).to(torch_dtype(columns.spec.dtype)),
-        starts.spec.name: torch.cat([rows.new_zeros(1), rows]).to(torch_dtype(starts.spec.dtype)),
-        check.spec.name: checks(base),
+        values.name: kept,
+        columns.name: (places % spec.row).to(torch_dtype(columns.dtype)),
+        starts.name: torch.cat([rows.new_zeros(1), rows]).to(torch_dtype(starts.dtype)),
     }
 
 

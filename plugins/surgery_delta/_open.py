@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +15,10 @@ from surgery.errors import CheckpointError, Finding, PlanError
 from surgery.ops import Space
 from surgery_delta._applied import DeltaCheckpoint
 from surgery_delta._describe import as_delta
+from surgery_delta._kinds import KINDS
 from surgery_delta._read import read_headers
 from surgery_delta._stored import CONFIG, FORMAT, Delta
-from surgery_delta.bits import Bits
-from surgery_delta.quantize import Quantize
-from surgery_delta.sparse import Sparse
 
-_CODECS: Final[Mapping[str, type[Delta]]] = {kind.codec: kind for kind in (Bits, Quantize, Sparse)}
 _MANIFEST: Final = "surgery.json"  # what every run leaves beside the weights
 
 
@@ -71,12 +67,12 @@ def _config(folder: Path) -> tuple[dict[str, Any], Delta]:
     if said.get("delta_format") != FORMAT:
         got = said.get("delta_format")
         raise CheckpointError(f"{path}: is of format `{got}`, this release reads format {FORMAT}")
-    kind = _CODECS.get(str(said.get("codec")))
+    kind = KINDS.get(str(said.get("codec")))
     if kind is None:
-        known = ", ".join(f"`{name}`" for name in sorted(_CODECS))
+        known = ", ".join(f"`{name}`" for name in sorted(KINDS))
         raise CheckpointError(f"{path}: unknown codec `{said.get('codec')}`, known: {known}; update surgery")
     try:
-        return said, kind.model_validate(said.get("parameters"))
+        return said, kind.params.model_validate(said.get("parameters"))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("parameters", *first["loc"])))

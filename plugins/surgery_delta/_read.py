@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from surgery.checkpoint.base import Checkpoint
-from surgery.ops import Part
 from surgery.tensors import TensorSpec
-from surgery_delta import bits, quantize, sparse
 from surgery_delta._applied import Change
-from surgery_delta._codec import Codec, Entries, Groups, Signs
+from surgery_delta._kinds import KINDS, Stored
 from surgery_delta._stored import CHECK, Delta
-
-Stored = Mapping[str, TensorSpec]  # by suffix
 
 
 @dataclass(slots=True)
@@ -64,32 +60,13 @@ def _take_whole(found: Headers, spec: TensorSpec, base: TensorSpec) -> None:
 
 
 def _take_coded(found: Headers, base: TensorSpec, stored: Stored, p: Delta) -> None:
-    layout = _layout(base, stored, p)
+    kind = KINDS[p.codec]
+    layout = kind.layout(base, stored, p)
     wanted = {part.spec.name: part.spec for part in layout}
     if {spec.name: spec for spec in stored.values()} == wanted:
-        found.changes[base.name] = Change(_codec(base, stored, p), stored[CHECK])
+        found.changes[base.name] = Change(kind.codec(base, stored, p), stored[CHECK])
         return
     got = ", ".join(f"{suffix} {spec.shape}" for suffix, spec in sorted(stored.items()))
     fit = ", ".join(f"{name.removeprefix(base.name)[1:]} {wanted[name].shape}" for name in sorted(wanted))
+    fit = fit or "no such parts"  # its shape cannot be cut as the parameters say
     found.misfits.append(f"its {base.name} is {base.shape}, a change of which has {fit}; got {got}")
-
-
-def _layout(base: TensorSpec, stored: Stored, p: Delta) -> list[Part]:
-    """Return what a change of a base's tensor is stored as; what only weights decide is taken from what is there."""
-    if isinstance(p, bits.Bits):
-        scale = stored.get("scale")
-        return bits.layout(base, p, by_row=scale is not None and len(scale.shape) > 1)
-    if isinstance(p, quantize.Quantize):
-        return quantize.layout(base, p)
-    assert isinstance(p, sparse.Sparse)
-    values = stored.get("values")
-    return sparse.layout(base, p, values.numel if values else 0)
-
-
-def _codec(base: TensorSpec, stored: Stored, p: Delta) -> Codec:
-    """Return the codec of a change whose layout fits."""
-    if isinstance(p, bits.Bits):
-        return Signs(base, stored["signs"], stored["scale"], stored.get("changed"))
-    if isinstance(p, quantize.Quantize):
-        return Groups(base, stored["codes"], stored["scale"], p.bits, p.group_size or base.row)
-    return Entries(base, stored["values"], stored["columns"], stored["starts"])

@@ -33,31 +33,36 @@ class Sparse(Delta):
     """What the changes are stored as."""
 
 
-def counts(signature: Signature, p: Sparse) -> tuple[int, int]:
+def counts(signature: Signature, density: float) -> tuple[int, int]:
     """Return how many matrices a tensor holds, the experts of a stack, and how many changes of each are stored."""
     spec = signature.first
     matrices = spec.shape[0] if is_stack(signature) else 1
-    return matrices, min(max(1, math.floor(p.density * (spec.numel // matrices))), spec.numel // matrices)
+    return matrices, min(max(1, math.floor(density * (spec.numel // matrices))), spec.numel // matrices)
+
+
+def entry_parts(spec: TensorSpec, dtype: str, count: int) -> list[Part]:
+    """Return the values, columns and starts of `count` entries of a tensor."""
+    return [
+        part(spec.name, "values", (count,), STORED_FLOATS[dtype], rows=0),
+        part(spec.name, "columns", (count,), "U16" if spec.row <= _SHORT else "I32", rows=0),
+        part(spec.name, "starts", (spec.shape[0] + 1,), "I32" if count < _MANY else "I64", rows=0),
+    ]
 
 
 def layout(spec: TensorSpec, p: Sparse, count: int) -> list[Part]:
     """Return what is stored of a coded tensor's change, `count` entries in all."""
-    return [
-        part(spec.name, "values", (count,), STORED_FLOATS[p.dtype], rows=0),
-        part(spec.name, "columns", (count,), "U16" if spec.row <= _SHORT else "I32", rows=0),
-        part(spec.name, "starts", (spec.shape[0] + 1,), "I32" if count < _MANY else "I64", rows=0),
-        check_part(spec),
-    ]
+    return [*entry_parts(spec, p.dtype, count), check_part(spec)]
 
 
 def parts(signature: Signature, p: Sparse) -> Sequence[Part]:
     """Return the tensors that a tensor becomes."""
     if not is_coded(signature, p):
         return whole(signature)
-    return layout(signature.first, p, math.prod(counts(signature, p)))
+    return layout(signature.first, p, math.prod(counts(signature, p.density)))
 
 
-def _check(signature: Signature, p: Sparse) -> str | None:
+def check(signature: Signature, p: Delta) -> str | None:
+    """Return what is wrong with a tensor whose changes are to be entries."""
     if is_coded(signature, p) and signature.first.row >= _MANY:
         return f"rows of {signature.first.row} elements are too long; leave it out with `where:`"
     return None
@@ -78,7 +83,7 @@ def _workspace(signature: Signature, p: Sparse) -> int:
     emits=parts,
     describe=describe,
     simplify=left_out,
-    check=_check,
+    check=check,
     rest="drop",
     workspace=_workspace,
     cite=(

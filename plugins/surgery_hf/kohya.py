@@ -2,6 +2,8 @@
 
     lora_down.weight  A [r, in]        lora_up.weight  B [out, r]        alpha  []: the scale is alpha/r, 1 without it
 
+A convolution's factors may have a kernel between them (`lora_mid`, see `kohya_mid`), which goes into A.
+
 A module's name has underscores in the place of dots, so that only a base can say which module it is. Shown here with
 the scale in B, without `alpha`.
 """
@@ -17,6 +19,7 @@ from surgery.errors import CheckpointError
 from surgery.ops import Space
 from surgery.tensors import DTYPES, TensorSpec
 from surgery_hf.folded import FoldedCheckpoint
+from surgery_hf.kohya_mid import MID, WithoutMids, mid_fault
 from surgery_hf.peft_config import as_adapter
 from surgery_hf.peft_edits import Edit
 from surgery_hf.peft_formula import Formula, Held, Reading
@@ -64,6 +67,8 @@ def kohya_factors(checkpoint: Checkpoint) -> Checkpoint:
     wrong = list(_wrong(checkpoint.tensors))
     if wrong:
         raise CheckpointError("\n".join(f"{checkpoint.location}: {what}; {_STORED}" for what in wrong))
+    if any(name.endswith(MID) for name in checkpoint.tensors):
+        checkpoint = WithoutMids(checkpoint)
     edits = {}
     for name, spec in checkpoint.tensors.items():
         alpha = name.removesuffix(_UP) + _ALPHA
@@ -87,17 +92,21 @@ def _wrong(specs: Mapping[str, TensorSpec]) -> Iterator[str]:
 
 
 def _fault(name: str, spec: TensorSpec, specs: Mapping[str, TensorSpec]) -> str | None:
-    end = next((end for end in (_DOWN, _UP, _ALPHA) if name.endswith(end)), None)
+    end = next((end for end in (_DOWN, _UP, _ALPHA, MID) if name.endswith(end)), None)
     if end is None:
         return "is no factor of a LoRA"
     module = name.removesuffix(end)
     a, b = specs.get(module + _DOWN), specs.get(module + _UP)
     if a is None or b is None:
-        return "stands without its factors" if end == _ALPHA else "stands without its other factor"
+        return "stands without its factors" if end in (_ALPHA, MID) else "stands without its other factor"
     if not DTYPES[spec.dtype].arithmetic:
         return f"is stored as {spec.dtype}, no float"
     if end == _ALPHA:
         return None if spec.numel == 1 else f"is a tensor of shape {spec.shape}, no number"
-    if len(a.shape) < 2 or a.shape[:1] != b.shape[1:2]:
+    if end == MID:
+        return mid_fault(name, specs)
+    # a kernel between the two has A's rank and B's, which may differ
+    rank = specs.get(module + MID, a).shape[:1]
+    if len(a.shape) < 2 or rank != b.shape[1:2]:
         return f"factors of shapes {a.shape} and {b.shape} have no product"
     return None

@@ -121,6 +121,14 @@ class _Edits:
         except DoesNotFit as misfit:
             self.problems.add(misfit.tensor, misfit.what)
             return None, None
+        except (
+            ValueError,
+            IndexError,
+        ):  # the kinds' rules take shapes apart, whose numbers are those of whole files
+            shapes = ", ".join(str(self.specs[part].shape) for part in own.values())
+            what = f"tensors of the shapes {shapes} have not the dimensions of `{kind.name}`"
+            self.problems.add(next(iter(own.values())), f"{what}; save the adapter again")
+            return None, None
         biased = self._ours(f"{module}.bias") in self.base.tensors
         return found.weight, found.bias if biased else None
 

@@ -116,6 +116,11 @@ def _turned(module: Module) -> Changes:
     said = module.said
     terms = said.get("num_cayley_neumann_terms", 5) if said.get("use_cayley_neumann", True) else None
     reach = said.get("eps", 6e-5) if said.get("coft") else None
+    for key, value, kinds in (("num_cayley_neumann_terms", terms, int), ("eps", reach, (int, float))):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds) or value <= 0):
+            raise DoesNotFit(
+                name, f"`{key}` of its config must be a number above 0, got {value!r}; mend the config"
+            )
     return Changes(Turned(name, size, terms, embedding, reach))
 
 

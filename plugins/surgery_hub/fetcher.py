@@ -80,10 +80,13 @@ class Fetcher:
         self._stopped = False
 
     def expect(self, stretches: Sequence[Stretch]) -> None:
-        """Begin to fetch what will be read. Raises ResourceError if the disk of the cache has no room for it."""
+        """Begin to fetch what will be read; views that share a reader each say what they need of it.
+
+        What is here or on its way is left as it is. Raises ResourceError if the disk of the cache has no room.
+        """
         by_file: dict[str, list[Stretch]] = {}
-        for stretch in stretches:
-            if self._listing.cached(stretch.path) is None:
+        for stretch in dict.fromkeys(stretches):
+            if not self._is_coming(stretch) and self._listing.cached(stretch.path) is None:
                 by_file.setdefault(stretch.path, []).append(stretch)
         sizes = {path: self._listing.files[path].size for path in by_file}
         needed = {path: sum(s.end - s.begin for s in found) for path, found in by_file.items()}
@@ -91,7 +94,8 @@ class Fetcher:
         _check_room(sum(needed[path] if path in ranged else sizes[path] for path in by_file))
         for path, found in by_file.items():
             if path in ranged:
-                self._spills[path] = Spill(cache_folder(), sizes[path])
+                if path not in self._spills:
+                    self._spills[path] = Spill(cache_folder(), sizes[path])
                 for stretch in found:
                     self._ask(stretch, stretch.end - stretch.begin, self._fetch_stretch, stretch)
             else:
@@ -130,6 +134,10 @@ class Fetcher:
             file.close()
         for spill in self._spills.values():
             spill.close()
+
+    def _is_coming(self, stretch: Stretch) -> bool:
+        with self._lock:
+            return stretch in self._coming or stretch.path in self._coming
 
     def _file(self, path: str) -> LocalFile:
         """Return a whole file, once it is here."""

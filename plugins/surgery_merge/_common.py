@@ -117,12 +117,12 @@ def mean_of(x: Chunk, weights: Sequence[float]) -> Tensor:
     """
     import torch
 
-    most = max(range(len(weights)), key=lambda index: abs(weights[index]))
-    out, start = x.out.zero_(), x.models[most]
-    for index, (model, weight) in enumerate(zip(x.models, weights, strict=True)):
-        if index != most:
-            out.add_(torch.sub(model, start, out=x.scratch(0)), alpha=weight)
-    return out.div_(math.fsum(weights)).add_(start)
+    *others, most = sorted(range(len(weights)), key=lambda index: abs(weights[index]))
+    start, (first, *rest) = x.models[most], others or [most]
+    out = scaled(torch.sub(x.models[first], start, out=x.out), weights[first])
+    for index in rest:
+        out.add_(torch.sub(x.models[index], start, out=x.scratch(0)), alpha=weights[index])
+    return torch.add(start, out, alpha=1 / math.fsum(weights), out=out)
 
 
 def sum_deltas(x: Chunk, weights: Sequence[float]) -> Tensor:

@@ -47,10 +47,10 @@ class Span(Reduce):
         return total
 
     @abstractmethod
-    def solve(self, signature: Signature, p: Any, total: list[list[float]], found: None) -> list[float]:
-        """Return the number that each model, or its delta, is multiplied with."""
+    def solve(self, signature: Signature, p: Any, total: list[list[float]], found: None) -> Any:
+        """Return the number that each model, or its delta, is multiplied with (or what `apply` is to find them in)."""
 
-    def apply(self, x: Chunk, p: Any, found: Sequence[float]) -> Tensor:
+    def apply(self, x: Chunk, p: Any, found: Any) -> Tensor:
         """Return the weighted sum of the models, or the base and the sum of their deltas."""
         return weighted_sum(x.models, found, x.out) if x.base is None else add_deltas(x, found, 1.0)
 

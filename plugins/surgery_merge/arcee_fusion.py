@@ -68,7 +68,7 @@ class Search:
     simplify=lambda signature, p: None if signature.numel else BASE,
     check=lambda signature, p: lacks_base(signature),
     buffers=1,
-    cite="Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 class ArceeFusionOp(Reduce):
     """Take the model's weight where |θ - θ0|·D is at least median + 1.5·(q3 - q1) of all, else the base's.

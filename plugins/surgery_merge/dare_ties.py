@@ -33,8 +33,9 @@ class DareTies(Dare):
     check=lambda signature, p: lacks_base(signature),
     buffers=BUFFERS,
     cite=(
-        "Yu et al. 2024, Language Models are Super Mario, arXiv:2311.03099; "
-        "Yadav et al. 2023, TIES-Merging, arXiv:2306.01708"
+        "Yu et al. 2024, Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch, "
+        "arXiv:2311.03099; "
+        "Yadav et al. 2023, TIES-Merging: Resolving Interference When Merging Models, arXiv:2306.01708"
     ),
 )
 class DareTiesOp(Drop):

@@ -13,7 +13,8 @@ from surgery.tensors import TensorInfo
 @layout_op(
     "merge.fallback",
     models=(2, None),
-    cite="Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257 (models with tensors missing)",
+    cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257 "
+    "(models with tensors missing)",
 )
 def fallback(models: Mapping[str, ModelView], p: NoParams) -> Layout:
     """Take each tensor from the first model that has it, byte by byte: the order of `models:` decides.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from surgery.ops import Params, Signature, op
+from surgery.ops import Chunk, Params, Signature, op
 from surgery_merge._common import weights_of
 from surgery_merge._span import (
     Counted,
@@ -22,6 +24,8 @@ from surgery_merge._span import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
     from surgery.math.gram import Matrix
 
@@ -40,6 +44,14 @@ class Karcher(Params):
 
     space: Space = "weight"
     """Average the weights, or their differences to the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What each model is multiplied with, and how long the mean of their directions is: 1 if all are one, 0 if none."""
+
+    shares: list[float]
+    agreement: float
 
 
 def karcher_mean(C: Matrix, shares: Sequence[float], max_iter: int, tol: float) -> Matrix:
@@ -83,7 +95,7 @@ def karcher_mean(C: Matrix, shares: Sequence[float], max_iter: int, tol: float) 
     check=lambda signature, p: base_for_space(signature, p.space) or nothing_counts(signature),
     buffers=1,
     cite="Karcher 1977, Riemannian center of mass and mollifier smoothing, section 1; "
-    "Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    "Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 class KarcherOp(Span):
     """Average directions along great circles, and lengths apart: (Σ w·|θ|)·u, Σ w = 1.
@@ -91,18 +103,28 @@ class KarcherOp(Span):
     u is the point of the unit sphere with the least Σ w·angle(u, θ/|θ|)²; of two models it is the one on their arc that
     merge.slerp finds. Tensors are flattened; their inner products are summed in float64 and all steps are taken with
     those, so that many cost no more than one. Zero tensors have no direction, but a length of 0. Where opposite
-    directions cancel, every point is as good: the search begins at the first model of the largest weight. With
-    `space: delta` the differences to the base are averaged, and the base is added back.
+    directions cancel, every point is as good: the search begins at the first model of the largest weight, and the
+    `agreement` in the report, the length of the directions' mean, is 0. With `space: delta` the differences to the
+    base are averaged, and the base is added back.
     """
 
-    def solve(self, signature: Signature, p: Karcher, total: list[list[float]], found: None) -> list[float]:
+    def solve(self, signature: Signature, p: Karcher, total: list[list[float]], found: None) -> Found:
         """Return the number that each model, or its delta, is multiplied with."""
         from surgery.math import gram
 
         G = gram.total(total)
         lengths, weights = gram.norms(G), weights_of(signature)
-        c = karcher_mean(gram.cosines(G, p.tol), weights, p.max_iter, p.tol)
+        cosines = gram.cosines(G, p.tol)
+        c = karcher_mean(cosines, weights, p.max_iter, p.tol)
         radius = math.fsum(w * size for w, size in zip(weights, lengths.tolist(), strict=True)) / math.fsum(
             weights
         )
-        return on_sphere(c, lengths, radius)
+        return Found(on_sphere(c, lengths, radius), mean_direction(cosines, weights)[1])
+
+    def notes(self, signature: Signature, p: Karcher, found: Found) -> Mapping[str, float]:
+        """Return how far the models agree; of NaN that are kept there is nothing to tell."""
+        return {"agreement": found.agreement} if math.isfinite(found.agreement) else {}
+
+    def apply(self, x: Chunk, p: Karcher, found: Found) -> Tensor:
+        """Return the weighted sum of the models, or the base and the sum of their deltas."""
+        return super().apply(x, p, found.shares)

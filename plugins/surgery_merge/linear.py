@@ -62,7 +62,10 @@ def linear(x: Chunk, p: Linear) -> Tensor:
     weights = weights_of(x.signature)
     if p.normalize and len(set(weights)) == 1:
         weights = [1.0] * len(weights)  # the same mean, with one pass and one rounding less
-    if p.normalize and any(spec.dtype in _WIDE for spec in x.signature.models):
+    wide = any(spec.dtype in _WIDE for spec in x.signature.models)
+    if (
+        p.normalize and wide and weights != [1.0, 1.0]
+    ):  # half a sum of two is rounded once, and exact where they agree
         return mean_of(x, weights)
     out = weighted_sum(x.models, weights, x.out)
     total = math.fsum(weights) if p.normalize else 1.0

@@ -49,7 +49,7 @@ def _check(signature: Signature, p: Multislerp) -> str | None:
     simplify=_same,
     check=_check,
     buffers=1,
-    cite="Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 class MultislerpOp(Span):
     """Average directions and lengths apart: (Σ w·|θ|)·m/|m| with m = Σ w·θ/|θ|.

@@ -31,7 +31,7 @@ def _same(signature: Signature, p: Nearswap) -> int | None:
     simplify=_same,
     check=lambda signature, p: lacks_base(signature),
     buffers=1,
-    cite="Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 def nearswap(x: Chunk, p: Nearswap) -> Tensor:
     """Move each weight of the base towards the model's by at most t: θ0 + clamp(θ - θ0, -t, t).

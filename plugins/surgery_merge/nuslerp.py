@@ -83,7 +83,7 @@ def _lines(signature: Signature, p: Nuslerp) -> Lines:
     simplify=_same,
     buffers=1,
     cite="Shoemake 1985, Animating rotation with quaternion curves; "
-    "Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    "Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 class NuslerpOp(Reduce):
     """Interpolate two models spherically by their weights: merge.slerp at t = w₂/(w₁ + w₂), wherever there is an arc.

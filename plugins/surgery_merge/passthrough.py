@@ -28,7 +28,7 @@ def _same(signature: Signature, p: Passthrough) -> int | None:
     models=1,
     simplify=_same,
     propagates=True,
-    cite="Goddard et al. 2024, Arcee's MergeKit, arXiv:2403.13257",
+    cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 def passthrough(x: Chunk, p: Passthrough) -> Tensor:
     """Copy a model, or scale it: s·θ.

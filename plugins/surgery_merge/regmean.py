@@ -74,7 +74,7 @@ def regmean(x: Chunk, p: Regmean) -> Tensor:
 
     Off-diagonals of G are multiplied by `alpha` first. Solved in float64 by Cholesky's method for the difference to the
     weighted mean of the models, which is what the ridge draws to. If the system cannot be factored the ridge is raised
-    tenfold, up to 0.1; the report tells the `ridge` of every matrix. What has no Gram matrix of every model is
+    tenfold, up to 0.1 (or what is given); the report tells the `ridge` of every matrix. What has no Gram matrix of every model is
     averaged: Σ w·θ / Σ w. Raises OpError for what no Gram matrices are.
     """
     weights = weights_of(x.signature)
@@ -112,7 +112,8 @@ def _factor(system: Tensor, ridge: float, name: str) -> tuple[Tensor, float]:
     import torch
 
     mean, added = float(system.trace()) / len(system), 0.0
-    while ridge <= _MOST:
+    most = max(ridge, _MOST)
+    while ridge <= most:
         system.diagonal().add_((ridge - added) * mean)
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(system)
@@ -120,6 +121,6 @@ def _factor(system: Tensor, ridge: float, name: str) -> tuple[Tensor, float]:
             return factor, ridge
         added, ridge = ridge, max(10 * ridge, 1e-12)
     raise OpError(
-        f"{name}: the sum of its `{GRAM}` matrices is not positive definite with a ridge of {_MOST:g}; "
+        f"{name}: the sum of its `{GRAM}` matrices is not positive definite with a ridge of {most:g}; "
         "Gram matrices XᵀX are, check what the models' entries name"
     )

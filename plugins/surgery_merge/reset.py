@@ -44,7 +44,8 @@ def reset(models: Mapping[str, ModelView], p: Reset) -> Layout:
 
     Every tensor is one of the two, byte by byte. What is chosen depends on the seed and the tensors' names alone. Of n
     tensors that belong together ⌊f·n⌋ or ⌈f·n⌉ are given back, drawn so that the share is right on average; a larger
-    fraction gives back the same ones and more. Tensors outside layers are categories, or layers, of their own.
+    fraction gives back the same ones and more. Tensors outside layers are categories, or layers, of their own. The
+    report says where each tensor came from, for a trainer that freezes either kind.
     config.json and tokenizer are the model's. Raises PlanError where tensors or shapes differ.
     """
     views = list(models.values())

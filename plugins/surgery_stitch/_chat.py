@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
+from surgery.checkpoint.strict_json import json_type
 from surgery.errors import PlanError, did_you_mean
 from surgery.ops import File, ModelView
 
@@ -37,11 +38,15 @@ def template_of(files: Mapping[str, File]) -> str | None:
     """Return the chat template among a model's files, the one called `default` of several; None without one."""
     if _FILE in files:
         file = files[_FILE]
-        return (file if isinstance(file, bytes) else file.read_bytes()).decode()
+        try:
+            return (file if isinstance(file, bytes) else file.read_bytes()).decode()
+        except UnicodeDecodeError as error:
+            raise PlanError(f"{_FILE}: is not UTF-8 at byte {error.start}; save the file as UTF-8") from None
     for name in (SETTINGS, _OLD):
-        found = as_json(files[name]).get("chat_template") if name in files else None
+        found = as_json(files[name], name).get("chat_template") if name in files else None
         if isinstance(found, list):
-            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+            several = (one for one in found if isinstance(one, dict))
+            found = next((one.get("template") for one in several if one.get("name") == "default"), None)
         if isinstance(found, str):
             return found
     return None
@@ -75,7 +80,7 @@ def _most(voters: Iterable[ModelView]) -> str | None:
 
 def put_template(files: MutableMapping[str, File], text: str) -> None:
     """Put a chat template where transformers looks for it, and leave no other one."""
-    settings = as_json(files[SETTINGS]) if SETTINGS in files else {}
+    settings = as_json(files[SETTINGS], SETTINGS) if SETTINGS in files else {}
     if _FILE in files or "chat_template" not in settings:
         files[_FILE] = text.encode()
     if "chat_template" in settings:
@@ -84,11 +89,21 @@ def put_template(files: MutableMapping[str, File], text: str) -> None:
     files.pop(_OLD, None)
 
 
-def as_json(file: File) -> dict[str, Any]:
-    """Return the object that a JSON file holds."""
-    return dict(json.loads(file if isinstance(file, bytes) else file.read_bytes()))
+def as_json(file: File, name: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds. Raises PlanError, which begins with its name, if it is none."""
+    try:
+        found = json.loads(file if isinstance(file, bytes) else file.read_bytes())
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 among it
+        raise PlanError(f"{name}: is not valid JSON: {error}; mend or remove the file") from None
+    if not isinstance(found, dict):
+        raise PlanError(f"{name}: must be a JSON object, got {json_type(found)}; mend or remove the file")
+    return found
 
 
 def as_bytes(value: Mapping[str, Any]) -> bytes:
-    """Return an object as a JSON file."""
-    return (json.dumps(value, ensure_ascii=False, indent=None) + "\n").encode()
+    """Return an object as a JSON file; half a surrogate pair, which has no UTF-8, is escaped."""
+    text = json.dumps(value, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return (json.dumps(value) + "\n").encode()

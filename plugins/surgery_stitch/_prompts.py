@@ -61,7 +61,7 @@ def _begin(view: ModelView, tokenizer: Any) -> list[int]:
         return []
     try:
         token = json.loads(_bytes(view.files[SETTINGS])).get("bos_token")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise PlanError(f"{SETTINGS} of `{view.name}` cannot be read: {error}; mend or remove it") from error
     text = token.get("content") if isinstance(token, dict) else token
     found = tokenizer.token_to_id(text) if isinstance(text, str) else None

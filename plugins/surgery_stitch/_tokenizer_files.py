@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from surgery.checkpoint.tokenizer import TOKENIZER, read_tokenizer
+from surgery.checkpoint.tokenizer import TOKENIZER, read_tokenizer, stamp_of
 from surgery.errors import PlanError
 from surgery.ops import File
 from surgery_stitch._chat import SETTINGS, as_bytes, as_json, chosen, put_template
 from surgery_stitch._speaker import Speaker
 from surgery_stitch._target import Target
 
+ADDED: Final = "added_tokens.json"
 _PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _FLAGS: Final = ("lstrip", "normalized", "rstrip", "single_word", "special")
 # Tokens of a recipe that no model has: found in text wherever they stand.
@@ -63,25 +64,30 @@ def _additions(target: Target, speakers: Mapping[str, Speaker]) -> tuple[Additio
 
 
 def _with_tokens(files: Mapping[str, File], target: Target, new: tuple[Addition, ...]) -> dict[str, File]:
-    made: dict[str, File] = {TOKENIZER: _edited(files[TOKENIZER], new, target.model.rows)}
+    made: dict[str, File] = {
+        TOKENIZER: _edited(files[TOKENIZER], stamp_of(files[TOKENIZER]), new, target.model.rows)
+    }
     literal = {str(i): {"content": token, **json.loads(flags)} for token, i, flags in new if flags}
     if SETTINGS in files:
-        settings = as_json(files[SETTINGS])
+        settings = as_json(files[SETTINGS], SETTINGS)
         if "added_tokens_decoder" in settings:
-            before = settings["added_tokens_decoder"].items()
-            kept = {i: token for i, token in before if int(i) < target.model.rows}
+            before = settings["added_tokens_decoder"]
+            if not isinstance(before, dict) or not all(i.isdecimal() for i in before):
+                raise PlanError(f"{SETTINGS}: `added_tokens_decoder` must map ids to tokens; mend the file")
+            kept = {i: token for i, token in before.items() if int(i) < target.model.rows}
             settings["added_tokens_decoder"] = kept | literal
             made[SETTINGS] = as_bytes(settings)
-    if "added_tokens.json" in files:
-        added = {
-            token: i for token, i in as_json(files["added_tokens.json"]).items() if i < target.model.rows
-        }
-        made["added_tokens.json"] = as_bytes(added | {token: i for token, i, flags in new if flags})
+    if ADDED in files:
+        listed = as_json(files[ADDED], ADDED)
+        if not all(isinstance(i, int) for i in listed.values()):
+            raise PlanError(f"{ADDED}: must map tokens to ids; mend or remove the file")
+        added = {token: i for token, i in listed.items() if i < target.model.rows}
+        made[ADDED] = as_bytes(added | {token: i for token, i, flags in new if flags})
     return made
 
 
 @lru_cache(maxsize=2)
-def _edited(file: File, new: tuple[Addition, ...], rows: int) -> bytes:
+def _edited(file: File, stamp: tuple[int, ...], new: tuple[Addition, ...], rows: int) -> bytes:
     """Return tokenizer.json with further tokens, without added tokens that have no row.
 
     The tokenizers library numbers added tokens by itself unless they are in the vocabulary proper: all are put there.

@@ -73,7 +73,7 @@ class Checkpoint(ABC):
         return (self,)
 
     def expect(self, names: Collection[str]) -> None:
-        """Take note of the tensors that a run will read, in about this order; called once, before the first read.
+        """Take note of the tensors that a run will read, in about this order; each view of a reader calls it once.
 
         What comes over a network may begin to come now. Raises ResourceError if there is no room for it. A reader of
         other readers passes it on to those that have all of these tensors.

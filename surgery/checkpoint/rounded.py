@@ -42,10 +42,6 @@ class RoundedCheckpoint(Checkpoint):
         """Return what the checkpoint that is read is busy with."""
         return self._inner.doing()
 
-    def whole_file_bytes(self) -> int:
-        """Return the bytes that the checkpoint that is read may come to hold."""
-        return self._inner.whole_file_bytes()
-
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes of a tensor, rounded as it is read."""
         if self._same(name):

@@ -33,16 +33,29 @@ def read_tokenizer(file: File) -> dict[str, Any]:
         document = json.loads(file if isinstance(file, bytes) else file.read_bytes())
         if not isinstance(document["model"], dict):
             raise TypeError("`model` is no object")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _none(file, error) from error
     except OSError as error:
         raise CheckpointError(f"{file!r}: cannot be read: {error.strerror}") from error
     return dict(document)
 
 
-@lru_cache(maxsize=16)
 def vocabulary(file: File) -> Vocabulary:
     """Return the tokens of a tokenizer.json, added tokens included. Raises CheckpointError when it is none."""
+    return _vocabulary(file, stamp_of(file))
+
+
+def stamp_of(file: File) -> tuple[int, ...]:
+    """Return what tells a file from one that lay at its place before: what is known of that must not be taken for it."""
+    try:
+        status = None if isinstance(file, bytes) else file.stat()
+    except OSError:  # told in words where it is read
+        status = None
+    return () if status is None else (status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=16)
+def _vocabulary(file: File, stamp: tuple[int, ...]) -> Vocabulary:
     document = read_tokenizer(file)
     try:
         listed = document["model"].get("vocab", {})

@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "verify": "Check an output's files against the hashes written with it.",
     "push": "Publish a finished folder.",
     "reproduce": "Make an output again from the recipe in it, and compare the bytes.",
-    "report": "Make an HTML page of what a run left in its output.",
+    "report": "Make an HTML page of what a run, or a search, left behind.",
     "cite": "Print the BibTeX of what a recipe uses.",
     "plugins": "List the plugins and what each adds.",
     "plugin": "Start a plugin package.",

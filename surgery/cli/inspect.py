@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,12 +15,14 @@ from surgery.cli.patterns import Pattern, patterns_of
 from surgery.cli.registry import host_with
 from surgery.cli.sources import opened
 from surgery.cli.words import count, millions, ranges
+from surgery.errors import CheckpointError
 from surgery.tensors import TensorInfo, human_bytes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from surgery.plan.virtual import VirtualModel
+
+# The name that `surgery.execute.publish` gives it; that is not imported here because it imports torch.
+MANIFEST: Final = "surgery.json"
 
 # What is shown of config.json: enough to see whether two models go together.
 _HIGHLIGHTS: Final = (
@@ -84,7 +87,36 @@ def _facts(model: VirtualModel) -> list[tuple[str, str]]:
     facts += [("tied", f"{alias} is {name}") for alias, name in model.tied.items()]
     if checkpoint.sidecars:
         facts.append(("beside it", ", ".join(sorted(checkpoint.sidecars))))
+    made_by, made_of = _making(model)
+    facts += [("made by", ", ".join(made_by))] if made_by else []
+    facts += [("made of", f"{name}: {source}") for name, source in made_of.items()]
     return facts + [(key, _short(value)) for key, value in _highlights(model).items()]
+
+
+def _making(model: VirtualModel) -> tuple[list[str], dict[str, str]]:
+    """Return the ops that made an output of ours, and where its models came from; nothing of other checkpoints.
+
+    Raises CheckpointError if what was noted is damaged.
+    """
+    folder = Path(model.donor.location)
+    if not (folder / MANIFEST).is_file():
+        return [], {}
+    from surgery.report.manifest import read_manifest
+
+    manifest = read_manifest(folder)
+    try:
+        ops = [str(step["op"]) for step in manifest["steps"].values()]
+        return ops, {name: _place(noted) for name, noted in manifest["models"].items()}
+    except (KeyError, TypeError, AttributeError):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: does not say what it was made of: an older release wrote it, or it is damaged"
+        ) from None
+
+
+def _place(noted: Mapping[str, Any]) -> str:
+    """Return where a model came from, with the commit of a repository."""
+    at = f" ({noted['repository']} at {noted['revision']})" if noted.get("revision") else ""
+    return f"{noted['source']}{at}"
 
 
 def _layers(model: VirtualModel) -> str:
@@ -155,6 +187,7 @@ def _index(index: int | None) -> str:
 def _record(model: VirtualModel, tensors: bool) -> dict[str, Any]:
     """Return the checkpoint as plain data; tensors one by one, or by pattern."""
     infos = list(model.tensors.values())
+    made_by, made_of = _making(model)
     patterns = [] if tensors else patterns_of(infos)
     return {
         "location": model.donor.location,
@@ -167,6 +200,8 @@ def _record(model: VirtualModel, tensors: bool) -> dict[str, Any]:
         "architecture": model.architecture.name,
         "tied": dict(model.tied),
         "sidecars": sorted(model.donor.sidecars),
+        "made_by": made_by,
+        "made_of": made_of,
         "config": dict(_highlights(model)),
         **({"tensors": [_tensor(info) for info in infos]} if tensors else {}),
         **({"patterns": [pattern.record() for pattern in patterns]} if patterns else {}),

@@ -27,7 +27,7 @@ PAGE = "report.html"
 def command(
     folder: Path, out: Path | None, force: bool, models: dict[str, str], plugins: tuple[Path, ...]
 ) -> None:
-    """Make an HTML page of what a run left in its output, or a search in its folder.
+    """Make an HTML page of what a run, or a search, left behind.
 
     One file that needs nothing else: time and memory, sizes, how far each tensor is from the model it descends from;
     of a search, and of the output of its winner, scores and values. Reads every byte of the output, and of its models

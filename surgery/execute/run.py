@@ -174,7 +174,8 @@ class _Run:
 
     def _progress(self) -> Progress:
         doing = (self._said, *(reader.doing() for reader in self._readers), self.publishing.doing())
-        return self.meter.progress(", ".join(filter(None, doing)))
+        # a reader that wraps another one may say what that one says
+        return self.meter.progress(", ".join(dict.fromkeys(filter(None, doing))))
 
     @contextlib.contextmanager
     def telling(self, listener: Listener | None) -> Iterator[None]:

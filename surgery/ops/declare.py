@@ -90,6 +90,7 @@ def op(
     def declare(target: Any) -> Op:
         implementation, default = _implementation(name, target)
         fixed = split if isinstance(split, Split) else None
+        _require_call(name, implementation, {*splits, fixed or default})
         if shapes == "any" and not {*splits, fixed or default} <= {Split.TENSOR, Split.GROUP}:
             raise PluginError(f"op `{name}`: `shapes` may be any for TENSOR and GROUP ops only; leave it out")
         summary, doc = told_of("op", name, target)
@@ -157,6 +158,16 @@ def _implementation(name: str, target: Any) -> tuple[Any, Split]:
     if issubclass(target, Group):
         return target(), Split.GROUP
     raise PluginError(f"op `{name}`: a class must derive from Reduce or Group, got {target.__name__}")
+
+
+def _require_call(name: str, implementation: Any, splits: set[Split]) -> None:
+    """Refuse a class that gathers under some parameters only, and has nothing to be called by under the others."""
+    others = sorted(split.value for split in splits - {Split.REDUCE, Split.MODEL})
+    if isinstance(implementation, Reduce) and others and not callable(implementation):
+        raise PluginError(
+            f"op `{name}`: as {' or '.join(others)} op it is called, not applied, got a class without `__call__`; "
+            "define `__call__(self, x, params)`"
+        )
 
 
 def _require_named(

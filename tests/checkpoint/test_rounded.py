@@ -55,3 +55,18 @@ def test_a_rounded_tensor_has_another_identity_and_no_place_in_a_file():
     assert view.identity("w") != RoundedCheckpoint(inner, "F16").identity("w")
     assert view.extent("w") is None
     assert view.parts() == (inner, view)
+
+
+def test_what_the_inner_reader_holds_is_counted_once(tmp_path):
+    import surgery
+
+    (tmp_path / "m").mkdir()
+    torch.save(
+        {"w": torch.zeros(64)}, tmp_path / "m" / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    )
+    text = "surgery: 1\nmodels: {a: {source: ./m, dtype: bfloat16}}\noutput: {model: a, to: ./out}\n"
+    plan = surgery.loads(text, folder=tmp_path).resolve().plan
+    read = {part for checkpoint in plan.checkpoints.values() for part in checkpoint.parts()}
+    assert (
+        sum(part.whole_file_bytes() for part in read) == (tmp_path / "m" / "pytorch_model.bin").stat().st_size
+    )

@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from surgery.cli import inspect
+from surgery.execute import publish
 from surgery.testing.tiny import save_tiny
 
 
@@ -124,3 +127,49 @@ def test_what_is_no_checkpoint_is_2(surgery, work):
         2,
         "error: bas: there is no such file or folder; did you mean `base`?\n",
     )
+
+
+def test_of_an_output_it_tells_what_made_it_of_what(surgery, work):
+    assert surgery("run", "mix.yaml").exit_code == 0
+    lines = surgery("inspect", "out").stdout.splitlines()
+    assert [line for line in lines if line.startswith("made")] == [
+        "made by                  merge.task_arithmetic",
+        "made of                  base: ./base",
+        "made of                  code: ./code",
+        "made of                  math: ./math",
+    ]
+    data = json.loads(surgery("inspect", "out", "--json").stdout)
+    assert data["made_by"] == ["merge.task_arithmetic"]
+    assert data["made_of"] == {"base": "./base", "code": "./code", "math": "./math"}
+
+
+def test_of_a_mask_it_tells_the_model(surgery, work):
+    (work / "mask.yaml").write_text(
+        "surgery: 1\nmodels: {base: ./base}\nsteps: {kept: {op: prune.mask, model: base, sparsity: 0.5}}\n"
+        "output: {model: kept, to: ./mask}\n"
+    )
+    assert surgery("run", "mask.yaml").exit_code == 0
+    out = surgery("inspect", "mask").stdout
+    assert "made by      prune.mask\nmade of      base: ./base\n" in out
+
+
+def test_a_models_commit_is_told(surgery, work):
+    assert surgery("run", "mix.yaml").exit_code == 0
+    manifest = json.loads((work / "out" / "surgery.json").read_text())
+    manifest["models"] = {"base": {"source": "a/b", "repository": "a/b", "revision": "0123abcd"}}
+    (work / "out" / "surgery.json").write_text(json.dumps(manifest))
+    assert "made of                  base: a/b (a/b at 0123abcd)\n" in surgery("inspect", "out").stdout
+
+
+@pytest.mark.parametrize("damage", [{"steps": None}, {"models": {"base": {}}}, {"models": ["base"]}])
+def test_what_is_damaged_is_refused(surgery, work, damage):
+    assert surgery("run", "mix.yaml").exit_code == 0
+    manifest = json.loads((work / "out" / "surgery.json").read_text())
+    (work / "out" / "surgery.json").write_text(json.dumps(manifest | damage))
+    assert surgery("inspect", "out").stderr == (
+        "error: out/surgery.json: does not say what it was made of: an older release wrote it, or it is damaged\n"
+    )
+
+
+def test_the_name_is_the_one_that_runs_write():
+    assert inspect.MANIFEST == publish.MANIFEST

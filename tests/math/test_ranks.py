@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-from surgery.math.ranks import draws_needed, flattened, rank_for_ratio, saves, sketch_width
+from surgery.math.ranks import (
+    draws_needed,
+    exact_bytes,
+    flattened,
+    is_small,
+    largest_bytes,
+    randomized_bytes,
+    rank_for_ratio,
+    saves,
+    sketch_width,
+)
 
 
 def test_a_convolution_is_seen_as_out_by_in_times_window():
@@ -46,6 +56,14 @@ def test_a_sketch_is_eight_columns_wider_than_the_rank_and_no_wider_than_the_mat
 def test_draws_never_exceed_the_elements():
     for rank in range(1, 8):
         assert draws_needed((7, 9), rank) <= 63
+
+
+def test_up_to_1024_rows_or_columns_a_matrix_is_decomposed_whole():
+    assert is_small((1024, 9000))
+    assert is_small((9000, 1024))
+    assert not is_small((1025, 9000))
+    assert largest_bytes((1024, 9000), 4) == exact_bytes((1024, 9000))
+    assert largest_bytes((1025, 9000), 4) == randomized_bytes((1025, 9000), 4)
 
 
 def test_no_torch_is_imported():

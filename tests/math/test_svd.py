@@ -15,6 +15,7 @@ from surgery.math.svd import (
     rank_for_energy,
     sketch_draws,
     svd_exact,
+    svd_largest,
     svd_randomized,
 )
 
@@ -92,6 +93,17 @@ def test_a_flat_spectrum_costs_the_randomized_method_little():
     U, S, Vh = svd_randomized(W, 20, sketch_draws("w", (120, 120), 20))
     least = svd_exact(W)[1][20:].norm()
     assert (W - (U * S) @ Vh).norm() <= 1.03 * least
+
+
+def test_small_matrices_are_decomposed_whole_and_large_ones_by_their_name(monkeypatch):
+    W = torch.rand(12, 40)
+    found = svd_largest(W, 3, "w")
+    assert all(torch.equal(one, other) for one, other in zip(found, svd_exact(W), strict=True))
+    monkeypatch.setattr("surgery.math.ranks.EXACT_UP_TO", 11)
+    found = svd_largest(W, 3, "w")
+    named = svd_randomized(W, 3, sketch_draws("w", (12, 40), 3))
+    assert found[0].shape == (12, 3)
+    assert all(torch.equal(one, other) for one, other in zip(found, named, strict=True))
 
 
 def test_draws_are_those_of_the_name_and_the_same_twice():

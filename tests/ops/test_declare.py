@@ -97,3 +97,11 @@ def test_an_op_says_what_it_does():
     told = "op `mine.x`: has no docstring; its first line says what it does"
     assert refused(lambda: op("mine.x")(Silent)) == told
     assert refused(lambda: op("mine.x")(lambda x, p: x)) == told
+
+
+def test_a_class_that_need_not_gather_needs_a_call():
+    declare = op("t.sum", split=lambda p: Split.REDUCE, splits=(Split.TENSOR, Split.ROW, Split.REDUCE))
+    assert refused(lambda: declare(Sum)) == (
+        "op `t.sum`: as row or tensor op it is called, not applied, got a class without `__call__`; "
+        "define `__call__(self, x, params)`"
+    )

@@ -16,7 +16,6 @@ from surgery.search.task import load_task
 from surgery.search.workbench import Workbench
 from tests.search.conftest import OPTIONS, TOYS, recipe_text
 
-
 FAR = '''\
 from __future__ import annotations
 import surgery
@@ -228,18 +227,24 @@ def test_more_retries_are_no_other_search(lab):
     assert len(lab.search(recipe_text(trials="3\n  retries: 2"), resume=True).trials) == 4 + 3
 
 
-@pytest.mark.parametrize("number", [".nan", ".inf"])
-def test_a_number_that_is_not_finite_is_a_failure(lab, number):
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ("target: .nan", "the score is nan"),
+        ("mean: .nan", "the evaluator's `mean` is nan"),
+        ("mean: .inf", "the evaluator's `mean` is inf"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_a_failure(lab, params, told):
     with pytest.raises(SurgeryError) as error:
-        lab.search(recipe_text(evaluator=f"{{name: toy.target, mean: {number}}}"))
-    told = f"the evaluator's `mean` is {number.removeprefix('.')}"
+        lab.search(recipe_text(evaluator=f"{{name: toy.target, {params}}}"))
     assert str(error.value) == f"search: no baseline can be scored: {told}"
     assert [line["failure"] for line in journal(lab)[1:]] == [told] * 4
 
 
 def test_an_op_that_breaks_down_while_planning_fails_its_candidate_only(lab):
     text = recipe_text(hole="0.5").replace(
-        "op: merge.linear", "op: ${search: {choices: [merge.linear, far.off]}}"
+        "op: merge.linear", "op: ${search: {choices: [far.off, merge.linear]}}"
     )
     own = lab.folder / "far.py"
     own.write_text(FAR.replace("models=(1, None)", "models=(1, None), check=lambda s, p: [][1]"))

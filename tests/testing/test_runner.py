@@ -467,3 +467,29 @@ def test_notes_that_break_the_contract_are_refused():
     assert str(broken.value) == (
         "op `t.note_range`: notes `largest` of a part of the tensor; see whole tensors, or define `notes`"
     )
+
+
+class Which(Params):
+    split: str = "reduce"
+
+
+@op("t.either", split=lambda p: Split(p.split), splits=list(Split)[:4], params=Which)
+class Either(Reduce):
+    """Tell which function was called on what shape: the sum of what was gathered, or minus the dimensions."""
+
+    def __call__(self, x, p):
+        """Return minus the dimensions."""
+        return torch.full_like(x.models[0], -x.models[0].dim())
+
+    def gather(self, x, p, found):
+        """Return the block's sum."""
+        return x.models[0].sum().item()
+
+    def apply(self, x, p, found):
+        """Return the sum of all."""
+        return torch.full_like(x.models[0], found)
+
+
+@pytest.mark.parametrize(("split", "wanted"), [("element", -1), ("row", -2), ("tensor", -2), ("reduce", 6)])
+def test_an_op_that_gathers_is_called_where_its_parameters_let_it_gather_nothing(split, wanted):
+    assert run_op(Either, {"split": split}, [torch.ones(2, 3)]).unique().item() == wanted

@@ -18,17 +18,20 @@ STATE: Final = ".quant_state.bitsandbytes__"
 _TO_UNIT: Final = 7.874015718698502e-3
 _LONGEST_STATE: Final = 4096  # bytes; a real one has about 200
 
-_Size = Annotated[int, Field(ge=1)]
+_Size = Annotated[int, Field(ge=1, lt=1 << 48)]
+_Block = Annotated[
+    int, Field(ge=1, le=1 << 16)
+]  # a block's scale is repeated as often; real ones have 4096 at most
 
 
 class _State(BaseModel):
     """What a quant_state says, stored as JSON in a tensor of bytes."""
 
     quant_type: Literal["nf4", "fp4"]
-    blocksize: _Size
+    blocksize: _Block
     dtype: str
     shape: Annotated[list[_Size], Field(min_length=1)]
-    nested_blocksize: _Size | None = None
+    nested_blocksize: _Block | None = None
     nested_dtype: Literal["float32"] | None = None
     nested_offset: float | None = None
 
@@ -86,7 +89,7 @@ def _state(claims: Claims, spec: TensorSpec) -> _State | None:
         for wrong in error.errors():
             where = ".".join(map(str, wrong["loc"]))
             claims.problem(spec.name, f"`{where}`: {wrong['msg'].lower()}, got {wrong['input']!r:.80}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         claims.problem(spec.name, f"is not JSON: {error}")
     return None
 

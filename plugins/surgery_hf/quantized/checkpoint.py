@@ -33,6 +33,14 @@ class DecodedCheckpoint(Checkpoint):
         self.sidecars = stored.sidecars
         self.location = stored.location
 
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """Return the checkpoint that it wraps, and itself."""
+        return (*self._stored.parts(), self)
+
+    def expect(self, names: Collection[str]) -> None:
+        """Tell the wrapped checkpoint which stored tensors will be read: codes, scales and the rest."""
+        self._stored.expect([part for name in names for part in self._parts(name)])
+
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on, decoding what they touch."""
         codec = self._codecs.get(name)
@@ -73,13 +81,13 @@ class DecodedCheckpoint(Checkpoint):
             share = codec.parts[0].nbytes / codec.spec.nbytes
             self._stored.prefetch(codec.parts[0].name, int(start * share), int(nbytes * share))
 
-    def whole_file_bytes(self) -> int:
-        """Return what the wrapped checkpoint says."""
-        return self._stored.whole_file_bytes()
-
     def close(self) -> None:
         """Close the wrapped checkpoint."""
         self._stored.close()
+
+    def _parts(self, name: str) -> list[str]:
+        codec = self._codecs.get(name)
+        return [name] if codec is None else [part.name for part in codec.parts]
 
     def _codes(self, name: str) -> str:
         return self._codecs[name].parts[0].name if name in self._codecs else name

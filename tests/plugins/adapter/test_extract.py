@@ -92,7 +92,7 @@ def test_of_no_change_there_is_no_share_to_note():
 
 
 def test_the_share_that_is_noted_is_that_of_the_randomized_method_too(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("surgery_adapter._factors.EXACT_UP_TO", 8)
+    monkeypatch.setattr("surgery.math.ranks.EXACT_UP_TO", 8)
     change, notes = torch.randn(60, 40, generator=torch.Generator().manual_seed(0)), {}
     made = run_emitting_op(
         extract, {"rank": 9}, [change], torch.zeros(60, 40), name="m.q.weight", role=Q, notes=notes
@@ -112,7 +112,7 @@ def test_energy_takes_no_more_than_the_rank_and_nothing_of_no_change():
 
 def test_energy_of_a_large_change_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch):
     # the randomized method sees a few singular values, their share is of all
-    monkeypatch.setattr("surgery_adapter._factors.EXACT_UP_TO", 10)
+    monkeypatch.setattr("surgery.math.ranks.EXACT_UP_TO", 10)
     change = torch.diag(torch.tensor([8.0, 4.0, *[0.5] * 28]))  # 64, 16 and 7 of 87
     made = extracted("m.q.weight", Q, change, rank=5, energy=80 / 87 - 1e-3)
     assert int(made["m.q.lora_A.weight"].any(1).sum()) == 2

@@ -37,7 +37,7 @@ def test_no_change_gives_zeros():
 
 
 def test_large_matrices_take_the_randomized_method_and_find_a_low_rank_too(monkeypatch):
-    monkeypatch.setattr("surgery_adapter._factors.EXACT_UP_TO", 16)
+    monkeypatch.setattr("surgery.math.ranks.EXACT_UP_TO", 16)
     delta = torch.randn(40, 3) @ torch.randn(3, 50)
     A, B = factors(delta, 3, "w")
     assert float((B @ A - delta).norm() / delta.norm()) < 1e-5

@@ -16,6 +16,7 @@ def test_the_hook_returns_every_op():
             "concat",
             "convert",
             "ema",
+            "expand",
             "extract",
             "init",
             "lego",

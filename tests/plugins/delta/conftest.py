@@ -16,13 +16,10 @@ from surgery.ops import Op
 from surgery.tensors import Role
 from surgery.testing import run_emitting_op
 from surgery_delta._applied import DeltaCheckpoint
+from surgery_delta._kinds import KINDS
 from surgery_delta._read import read_headers
-from surgery_delta.bits import Bits
-from surgery_delta.quantize import Quantize
-from surgery_delta.sparse import Sparse
 
 UP = Role("mlp.up", layer=0)
-KINDS = {kind.codec: kind for kind in (Bits, Quantize, Sparse)}
 
 
 def stored(
@@ -39,7 +36,7 @@ def applied(op: Op, made: dict[str, torch.Tensor], base: torch.Tensor, **params:
     """Return a base with what is stored added to it."""
     delta = MemoryCheckpoint({f"w.{suffix}" if suffix else "w": t.clone() for suffix, t in made.items()})
     bases = MemoryCheckpoint({"w": base}, location="./base")
-    found = read_headers(delta, bases, KINDS[op.name.removeprefix("delta.")](**params))
+    found = read_headers(delta, bases, KINDS[op.name.removeprefix("delta.")].params(**params))
     assert [*found.problems()] == []
     return DeltaCheckpoint(bases, delta, found.changes, found.whole, "org/base")
 

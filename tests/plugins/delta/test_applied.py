@@ -1,7 +1,8 @@
-"""A base with a delta added while it is read: any range, any base that fits, and none that does not."""
+"""A base changed by a delta while it is read: any range, any base that fits, and none that does not."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,19 +14,40 @@ from surgery.checkpoint.memory import MemoryCheckpoint
 from surgery.errors import CheckpointError
 from surgery_delta._applied import DeltaCheckpoint
 from surgery_delta._read import read_headers
+from surgery_delta.basis import basis
 from surgery_delta.bits import Bits, BitsOp
+from surgery_delta.kronecker import kronecker
+from surgery_delta.lowrank_sparse import lowrank_sparse
 from surgery_delta.quantize import quantize
+from surgery_delta.reflect import reflect
 from surgery_delta.sparse import sparse
+from surgery_delta.tucker import tucker
 from tests.plugins.delta.conftest import applied, normal, read, stored
 
-OPS = {"bits": BitsOp, "quantize": quantize, "sparse": sparse}
-BASE, MODEL = normal(1100, 131), normal(1100, 131, seed=1)  # blocks of 500 rows
-SIZE = 4 * 1100 * 131
+OPS = {
+    "basis": basis,
+    "bits": BitsOp,
+    "kronecker": kronecker,
+    "lowrank_sparse": lowrank_sparse,
+    "quantize": quantize,
+    "reflect": reflect,
+    "sparse": sparse,
+    "tucker": tucker,
+}
+PARAMS = {"basis": {"basis": 20, "rank": 2, "sweeps": 1}, "reflect": {"side": "both", "sweeps": 2}}
+BASE, MODEL = normal(1100, 132), normal(1100, 132, seed=1)  # blocks of 496 rows
+SIZE = 4 * 1100 * 132
+
+
+@functools.cache
+def made_by(codec: str) -> dict[str, torch.Tensor]:
+    """Return what a codec stores of the change."""
+    return stored(OPS[codec], MODEL, BASE, **PARAMS.get(codec, {}))
 
 
 @pytest.mark.parametrize("codec", OPS)
 def test_any_range_has_the_bytes_of_the_whole(codec):
-    checkpoint = applied(OPS[codec], stored(OPS[codec], MODEL, BASE), BASE)
+    checkpoint = applied(OPS[codec], made_by(codec), BASE, **PARAMS.get(codec, {}))
     whole = read(checkpoint).view(-1).view(torch.uint8)
 
     @settings(max_examples=25, deadline=None)
@@ -39,14 +61,14 @@ def test_any_range_has_the_bytes_of_the_whole(codec):
 
 @pytest.mark.parametrize("codec", OPS)
 def test_another_base_is_refused_where_it_differs(codec):
-    made, other = stored(OPS[codec], MODEL, BASE), BASE.clone()
+    other = BASE.clone()
     other[700, 3] += 1
-    checkpoint = applied(OPS[codec], made, other)
-    read(checkpoint, size=4 * 131 * 500)  # the first block is the base's
+    checkpoint = applied(OPS[codec], made_by(codec), other, **PARAMS.get(codec, {}))
+    read(checkpoint, size=4 * 132 * 496)  # the first block is the base's
     with pytest.raises(CheckpointError) as error:
         read(checkpoint)
     assert str(error.value) == (
-        "./base: rows 500 to 999 of w are not those that the delta was taken of; name `org/base` as `source:`"
+        "./base: rows 496 to 991 of w are not those that the delta was taken of; name `org/base` as `source:`"
     )
 
 

@@ -10,7 +10,8 @@ import surgery_delta
 
 def test_the_hook_returns_every_op():
     names = [op.name for op in surgery_delta.surgery_register_ops()]
-    assert names == ["delta.bits", "delta.quantize", "delta.sparse"]
+    codecs = ("basis", "bits", "kronecker", "lowrank_sparse", "quantize", "reflect", "sparse", "tucker")
+    assert names == [f"delta.{codec}" for codec in codecs]
 
 
 def test_every_parameter_is_described_and_every_method_cited():

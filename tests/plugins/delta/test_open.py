@@ -18,7 +18,16 @@ from tests.plugins.delta.conftest import run, tensors
 
 __all__ = ["hub"]
 
-CODECS = {"bits": "masks: 2", "quantize": "bits: 8", "sparse": "density: 1, dtype: float32"}
+CODECS = {
+    "basis": "rank: 2, basis: 8, sweeps: 1",
+    "bits": "masks: 2",
+    "kronecker": "terms: 16, dtype: float32",
+    "lowrank_sparse": "density: 0.5, max_iter: 2",
+    "quantize": "bits: 8",
+    "reflect": "side: both, blocks: 2, sweeps: 1",
+    "sparse": "density: 1, dtype: float32",
+    "tucker": "rank: 64, dtype: float32",
+}
 BACK = "{source: ./base, adapter: ./%s}"
 
 
@@ -61,7 +70,19 @@ def test_a_sparse_delta_of_everything_gives_the_bytes_back(written):
     ).read_bytes()
 
 
-@pytest.mark.parametrize(("codec", "error"), [("bits", 0.4), ("quantize", 0.01), ("sparse", 0)])
+@pytest.mark.parametrize(
+    ("codec", "error"),
+    [
+        ("basis", 1),
+        ("bits", 0.4),
+        ("kronecker", 1e-5),
+        ("lowrank_sparse", 0.2),
+        ("quantize", 0.01),
+        ("reflect", 1),
+        ("sparse", 0),
+        ("tucker", 1e-5),
+    ],
+)
 def test_what_comes_back_is_the_fine_tune_as_far_as_it_was_stored(written, codec, error):
     base, model, found = (tensors(written, name) for name in ("./base", "./a", BACK % codec))
     coded = [name for name in model if "_proj" in name]
@@ -84,13 +105,16 @@ def test_config_says_how_it_is_coded_and_of_what(written):
 
 
 def test_the_bytes_do_not_depend_on_chunks(here):
+    """Those that see whole tensors see them whatever the chunks: one of them stands for all."""
+    codecs = ("bits", "quantize", "sparse", "tucker")
+
     def weights() -> list[bytes]:
         return [
-            file.read_bytes() for codec in CODECS for file in sorted((here / codec).glob("*.safetensors"))
+            file.read_bytes() for codec in codecs for file in sorted((here / codec).glob("*.safetensors"))
         ]
 
     before = weights()
-    run(here, recipe(*CODECS), chunk=64)
+    run(here, recipe(*codecs), chunk=64)
     assert weights() == before
 
 
@@ -195,7 +219,11 @@ def test_a_copy_is_a_delta_again(here):
     ("change", "said"),
     [
         ({"delta_format": 2}, "is of format `2`, this release reads format 1"),
-        ({"codec": "zip"}, "unknown codec `zip`, known: `bits`, `quantize`, `sparse`; update surgery"),
+        (
+            {"codec": "zip"},
+            "unknown codec `zip`, known: `basis`, `bits`, `kronecker`, `lowrank_sparse`, `quantize`, `reflect`, "
+            "`sparse`, `tucker`; update surgery",
+        ),
         (
             {"parameters": {"masks": 99}},
             "parameters.masks: Input should be less than or equal to 8; the file is damaged",

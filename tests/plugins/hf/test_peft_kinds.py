@@ -325,6 +325,37 @@ ELSEWHERE = "fold it into the base that it was trained on"
             {"r": 3},
             "hra_u: has 2 columns, the config says rank 3; the config belongs to another adapter",
         ),
+        (
+            "HRA",
+            {".hra_u": (6,)},
+            {"r": 1},
+            "hra_u: tensors of the shapes (6,) have not the dimensions of `HRA`; save the adapter again",
+        ),
+        (
+            "BOFT",
+            {".boft_R": (1, 3, 2), ".boft_s": (4, 1)},
+            {},
+            "boft_R: tensors of the shapes (1, 3, 2), (4, 1) have not the dimensions of `BOFT`; save the adapter again",
+        ),
+        (
+            "LOKR",
+            {".lokr_w1": (2, 2), ".lokr_w2_a": (), ".lokr_w2_b": (1, 3)},
+            {"r": 1, "alpha": 1},
+            "lokr_w1: tensors of the shapes (2, 2), (), (1, 3) have not the dimensions of `LOKR`; "
+            "save the adapter again",
+        ),
+        (
+            "OFT",
+            {".oft_R.weight": (3, 1)},
+            {"num_cayley_neumann_terms": "5"},
+            "oft_R.weight: `num_cayley_neumann_terms` of its config must be a number above 0, got '5'; mend the config",
+        ),
+        (
+            "OFT",
+            {".oft_R.weight": (3, 1)},
+            {"coft": True, "eps": [1]},
+            "oft_R.weight: `eps` of its config must be a number above 0, got [1]; mend the config",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(adapter: Write, kind: str, tensors: Any, said: Any, told: str):

@@ -45,6 +45,23 @@ def test_a_small_part_of_a_file_comes_by_range_and_leaves_nothing_behind(hub, ch
     assert [path for path in cache_folder().iterdir() if path.is_file()] == []
 
 
+def test_what_is_expected_twice_comes_once_and_stays(hub, checkpoint, tensors):
+    """By two views of one reader, such as a file of factors that is a base and an adapter at once."""
+    checkpoint.expect(["w3"])
+    assert whole(checkpoint, "w3") == tensors["w3"].tobytes()
+    checkpoint.expect(["w3", "w7"])
+    assert whole(checkpoint, "w3") == tensors["w3"].tobytes()
+    assert whole(checkpoint, "w7") == tensors["w7"].tobytes()
+    assert hub.moved("GET /lfs") == 2 * EACH
+
+
+def test_a_file_that_comes_whole_stays_whole_when_little_of_it_is_expected_again(hub, checkpoint, tensors):
+    checkpoint.expect(["w1", "w2", "w3"])
+    checkpoint.expect(["w1"])
+    assert whole(checkpoint, "w1") == tensors["w1"].tobytes()
+    assert hub.count("GET /lfs") == 1
+
+
 def test_from_a_quarter_on_the_whole_file_comes_once_into_the_cache(hub, checkpoint, tensors):
     checkpoint.expect(["w1", "w2", "w3"])
     for name in tensors:

@@ -127,6 +127,15 @@ def test_at_the_mean_the_pulls_cancel(vectors):
     assert np.linalg.norm(pulls.mean(0)) < 1e-6
 
 
+@pytest.mark.parametrize(("second", "agreement"), [([5.0, 0.0], 1), ([0.0, 3.0], 0.5**0.5), ([-9.0, 0.0], 0)])
+def test_how_far_models_agree_is_noted(second, agreement):
+    """The mean of two unit vectors is 1 long where they are one, √½ at a right angle, 0 where they are opposite."""
+    notes = {}
+    models = [torch.tensor([2.0, 0.0]), torch.tensor(second)]
+    run_op(KarcherOp, {}, models, each=[{}, {}], notes=notes)
+    assert notes == {"agreement": pytest.approx(agreement, abs=1e-9)}
+
+
 def test_inputs_no_longer_than_tol_are_zero():
     models = [torch.tensor([1e-6, 0.0]), torch.tensor([0.0, 1e-6])]
     assert run_op(KarcherOp, {"tol": 1e-5}, models, each=[{}, {}]).tolist() == [0.0, 0.0]

@@ -44,6 +44,12 @@ def test_without_normalizing_it_is_the_weighted_sum():
     ).check()
 
 
+def test_what_a_model_learned_is_put_onto_another_base():
+    """A chat vector: 10 + (3 - 1) and 20 + (5 - 6)."""
+    models = [torch.tensor([10.0, 20.0]), torch.tensor([3.0, 5.0]), torch.tensor([1.0, 6.0])]
+    assert average(models, [1, 1, -1], params={"normalize": False}).tolist() == [12, 19]
+
+
 @pytest.mark.parametrize("numbers", [(0.3, 0.7), (0.1, 0.2, 0.3), (2, -1, 0.5), (1, 1, 1, 1), (0.2, 0.2)])
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1), (7, 301)])
 def test_it_equals_the_mean_in_float64(shape, numbers):
@@ -62,7 +68,7 @@ def test_identical_models_give_their_bytes_in_16_bits(dtype, count):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("numbers", [(1, 1, 1), (0.3, 0.7), (0, 2, 5), (3, -1, 0.1, 0.7)])
+@pytest.mark.parametrize("numbers", [(1, 1), (1, 1, 1), (0.3, 0.7), (0, 2, 5), (3, -1, 0.1, 0.7)])
 def test_what_models_agree_on_stays_in_32_and_64_bits(dtype, numbers):
     """Added up and divided, every sixth element would be another."""
     frozen = torch.randn(5000, generator=torch.Generator().manual_seed(1), dtype=dtype)

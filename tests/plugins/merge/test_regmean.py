@@ -78,6 +78,12 @@ def test_a_large_ridge_draws_to_the_mean():
     case(models, grams, {**EXACT, "ridge": 0.1}, expected=expected).check()
 
 
+def test_a_ridge_above_what_is_tried_by_itself_is_taken_as_it_is():
+    """System 1 + 1·(1 + 1)/2 = 2: 5 - 4/2 and 5.5 - 3.5/2."""
+    models, grams = [[[1.0, 9.0]], [[9.0, 2.0]]], [diag(1, 0), diag(0, 1)]
+    case(models, grams, {**EXACT, "ridge": 1.0}, expected=[[3.0, 3.75]]).check()
+
+
 def test_a_model_of_its_own_is_copied_and_models_that_agree_keep_their_bytes():
     (a, b), inputs = drawn(2)
     grams = [(x.T @ x).float() for x in inputs]

@@ -123,3 +123,43 @@ def test_formats_write_what_is_published(name, text, prompt):
     made = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(FORMATS[name])
     assert made.render(messages=TALK, bos_token="<B>") == text
     assert made.render(messages=TALK, bos_token="<B>", add_generation_prompt=True) == text + prompt
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        (
+            b"nul",
+            "tokenizer_config.json: is not valid JSON: Expecting value: line 1 column 1 (char 0); mend or remove",
+        ),
+        (b"[" * 5000, "tokenizer_config.json: is not valid JSON: maximum recursion depth exceeded"),
+        (
+            b"\xff",
+            "tokenizer_config.json: is not valid JSON: 'utf-8' codec can't decode byte 0xff in position 0",
+        ),
+        (b"[1]", "tokenizer_config.json: must be a JSON object, got an array; mend or remove the file"),
+    ],
+)
+def test_settings_that_are_no_json_object_are_refused(file, told):
+    with pytest.raises(PlanError) as caught:
+        given(model("a", tokenizer_config__json=file), model("b"), template="chatml")
+    assert str(caught.value).startswith(told)
+
+
+def test_a_template_that_is_no_text_is_refused():
+    with pytest.raises(PlanError) as caught:
+        given(model("a", chat_template__jinja=b"ab\xff"), template="a")
+    assert str(caught.value) == "chat_template.jinja: is not UTF-8 at byte 2; save the file as UTF-8"
+
+
+def test_templates_that_are_none_are_passed_over():
+    several = settings(
+        chat_template=[5, {"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    )
+    assert template_of({SETTINGS: several}) == "D"
+
+
+def test_half_a_surrogate_pair_stays_what_it_is():
+    odd = settings(chat_template="old", odd="\ud800")
+    made = given(model("a", tokenizer_config__json=odd), template="chatml").files[SETTINGS]
+    assert json.loads(made) == {"chat_template": FORMATS["chatml"], "odd": "\ud800"}

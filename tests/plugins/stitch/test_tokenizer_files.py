@@ -198,3 +198,41 @@ def test_the_same_union_from_two_models_is_the_same_file(settled):
     shutil.rmtree(settled.folder)
     settled("b")
     assert (settled.folder / "tokenizer.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "told"),
+    [
+        (
+            "added_tokens.json",
+            {"x": "one"},
+            "added_tokens.json: must map tokens to ids; mend or remove the file",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": {"one": {}}},
+            "tokenizer_config.json: `added_tokens_decoder` must map ids to tokens; mend the file",
+        ),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": [1]},
+            "tokenizer_config.json: `added_tokens_decoder` must map ids to tokens; mend the file",
+        ),
+    ],
+)
+def test_lists_of_tokens_that_are_none_are_refused(union, tmp_path, file, value, told):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / file).write_text(json.dumps(value))
+    with pytest.raises(PlanError) as caught:
+        union(bpe(["hello"], []), bpe(["hello"], ["<|new|>"]))
+    assert told in str(caught.value)
+
+
+def test_a_tokenizer_that_changed_on_the_disk_is_read_again(union, tmp_path):
+    """In a notebook, say: nothing that is kept of a file may outlive it."""
+    before = union(bpe(["hello"], []), bpe(["hello"], ["<|new|>"]))
+    for name in ("a", "b", "out"):
+        shutil.rmtree(tmp_path / name)
+    after = union(bpe(["hello"], []), bpe(["hello"], ["<|old|>"]))
+    assert before.token_to_id("<|new|>") is not None
+    assert (after.token_to_id("<|new|>"), after.token_to_id("<|old|>") is not None) == (None, True)

@@ -102,6 +102,14 @@ STATE = "tensor `m.weight.quant_state.bitsandbytes__nf4`"
             f"{STATE}: is not JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
         ),
         (
+            blocks() | {"weight.quant_state.bitsandbytes__nf4": torch.full((4000,), 91, dtype=torch.uint8)},
+            f"{STATE}: is not JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
+        ),
+        (
+            blocks(blocksize=1 << 40),
+            f"{STATE}: `blocksize`: input should be less than or equal to 65536, got 1099511627776",
+        ),
+        (
             blocks(nested_blocksize=256),
             "tensor `m.weight.absmax`: must be U8 (3,) for `m.weight`, got F32 (3,)",
         ),

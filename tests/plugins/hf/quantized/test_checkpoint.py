@@ -117,6 +117,17 @@ def test_the_view_shows_what_the_parts_stand_for(stored):
     assert view.identity("norm") == stored.identity("norm")
 
 
+def test_the_wrapped_reader_is_told_what_will_be_read(stored, monkeypatch):
+    """One of the Hub then fetches several files ahead, and of a file that is hardly needed only some tensors."""
+    told = []
+    monkeypatch.setattr(Watched, "expect", lambda self, names: told.extend(names))
+    view = surgery_decode_checkpoint(stored)
+    view.expect(["norm", "m.weight"])
+    assert told[0] == "norm"
+    assert set(told[1:]) == {name for name, _, _ in _reads_of_all(stored, view)}
+    assert view.parts() == (stored, view)
+
+
 def test_the_identity_changes_with_every_part(stored):
     view = surgery_decode_checkpoint(stored)
     before = view.identity("m.weight")
