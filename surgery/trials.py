@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -112,6 +112,10 @@ class Evaluator(ABC):
 
     def check(self, subject: Subject, params: Any) -> None:  # noqa: B027 - many have nothing to check
         """Look for what would make every candidate fail (a missing file). Raises SurgeryError that says it."""
+
+    def files(self, subject: Subject, params: Any) -> Collection[Path]:
+        """Return the files that scores rest on: a search does not go on when one has changed. Asked after `check`."""
+        return ()
 
     @abstractmethod
     def open(self, subject: Subject, params: Any) -> Resident:

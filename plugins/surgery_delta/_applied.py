@@ -89,10 +89,9 @@ class DeltaCheckpoint(Checkpoint):
         return self._base.doing() or self._delta.doing()
 
     def whole_file_bytes(self) -> int:
-        """Return what the base and the delta may come to hold, and codecs decoded."""
+        """Return the bytes that codecs may hold decoded."""
         sizes = [8 * change.codec.held for change in self._changes.values()]
-        decoded = min(sum(sizes), max(CACHE_BYTES, *sizes)) if any(sizes) else 0
-        return self._base.whole_file_bytes() + self._delta.whole_file_bytes() + decoded
+        return min(sum(sizes), max(CACHE_BYTES, *sizes)) if any(sizes) else 0
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes of a tensor, changed as it is read. Raises CheckpointError for another base."""

@@ -68,6 +68,10 @@ class PerplexityEvaluator(Evaluator):
             _read(subject.folder / file, params.part)
         tokenizer_folder(subject, _WHO)
 
+    def files(self, subject: Subject, params: Perplexity) -> list[Path]:
+        """Return the text files."""
+        return [subject.folder / file for file in params.files]
+
     def open(self, subject: Subject, params: Perplexity) -> Resident:
         """Return a transformers model."""
         self._folder = subject.folder

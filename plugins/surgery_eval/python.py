@@ -62,6 +62,14 @@ class PythonEvaluator(Evaluator):
         self._folder = subject.folder
         self._function(params)
 
+    def files(self, subject: Subject, params: Python) -> list[Path]:
+        """Return the function's file; what it imports and reads is not known."""
+        home = params.callable.rpartition(":")[0]
+        if home.endswith(".py"):
+            return [subject.folder / home]
+        file = getattr(sys.modules[home], "__file__", None)
+        return [Path(file)] if file else []
+
     def open(self, subject: Subject, params: Python) -> Resident:
         """Return a transformers model or a dict of tensors."""
         self._folder = subject.folder

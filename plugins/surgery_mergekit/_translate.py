@@ -26,6 +26,9 @@ RESULT: Final = "merged"
 CAST: Final = "merge.cast"
 # What ops take for something else than a model: no model is called that.
 _WORDS: Final = ("auto", "chatml", "llama3", "union")
+_ADVICE: Final = {
+    "vocabulary": "make the vocabularies equal with `tokenizer_source: union` or `tokenizer_source: base`"
+}
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -109,7 +112,7 @@ def translate(documents: Sequence[Document], folder: Path) -> Translated:
     if any(settings.compat for settings, _ in outputs.values()):
         data |= {"head_depth": 0, "on_unmatched": "warn"}
     warnings = tuple(finding for reading in readings for finding in reading.found(reading.warnings))
-    return Translated(data, recipe.places, warnings, tuple(recipe.said), recipe.comments)
+    return Translated(data, recipe.places, warnings, tuple(recipe.said), recipe.comments, _ADVICE)
 
 
 def _names(documents: Sequence[Document]) -> dict[int, str]:

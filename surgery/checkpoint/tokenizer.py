@@ -46,7 +46,7 @@ def vocabulary(file: File) -> Vocabulary:
 
 
 def stamp_of(file: File) -> tuple[int, ...]:
-    """Return what tells a file from one that lay at its place before: what is known of that must not be taken for it."""
+    """Return what tells a file from one that lay at its place before: what is kept of a file must not outlive it."""
     try:
         status = None if isinstance(file, bytes) else file.stat()
     except OSError:  # told in words where it is read

@@ -79,6 +79,11 @@ class Counted:
         index = int(np.searchsorted(up_to, self.inside - rank + 1))
         return index, self.shift, self.inside - int(up_to[index]), int(self.histogram[index])
 
+    def binned(self) -> npt.NDArray[np.int64]:
+        """Return how many are in each bin, [bins]."""
+        self._settle()
+        return np.zeros(self.bins, np.int64) if self.histogram is None else self.histogram
+
     def _count(self, histogram: npt.NDArray[np.int64]) -> None:
         if self.histogram is None:
             self.histogram = histogram.copy()

@@ -42,6 +42,7 @@ class Document:
 
     What an alias repeats stands where its anchor is. `foreign`: a plugin made the data of another tool's text, and
     positions are those of what it made each value from.
+    `advice` is what that text's tool says to do, by what is wrong.
     `holes` are the paths at which `${search: ...}` is written; the data there is the mapping within the braces.
     """
 
@@ -52,6 +53,7 @@ class Document:
     keys: Mapping[KeyPath, Position] = field(default_factory=dict, repr=False)
     holes: tuple[KeyPath, ...] = ()
     foreign: bool = False
+    advice: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def position(self, path: KeyPath, *, key: bool = False) -> Position | None:
         """Return where the value (or its key) at `path` stands, or else what holds it."""

@@ -19,6 +19,8 @@ class Translated:
     warnings  what the tool would have ignored, or does otherwise, and the user should know of in every run
     report    what was decided in translating, a sentence each: defaults that were written out, other numbers
     comments  what `surgery convert` writes beside the value at a path
+    advice    what to do in the tool's own words, where a later finding would name a step of ours: by what is wrong,
+              `vocabulary` (models whose vocabularies differ in size)
     """
 
     data: dict[str, Any]
@@ -26,3 +28,4 @@ class Translated:
     warnings: tuple[Finding, ...] = ()
     report: tuple[str, ...] = ()
     comments: Mapping[KeyPath, str] = field(default_factory=dict)
+    advice: Mapping[str, str] = field(default_factory=dict)

@@ -49,7 +49,8 @@ def parse_recipe(
     documents = read_documents(text, file)
     translated = translate(documents, folder, foreign) if foreign else None
     if translated is not None:
-        document = Document(file, documents[0].text, translated.data, translated.places, foreign=True)
+        text, told = documents[0].text, translated.advice
+        document = Document(file, text, translated.data, translated.places, foreign=True, advice=told)
         return recipe_of(document, folder, translated.warnings)
     document = only(documents)
     if document.holes:

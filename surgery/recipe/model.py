@@ -270,7 +270,7 @@ class Recipe(Written):
     on_int: Literal["error", "first"] = "error"
     """What to do about whole-number tensors that differ: refuse, or take the base's or the first model's."""
     on_unmatched: Literal["error", "warn"] = "error"
-    """What to do about a selector in a map of numbers that matches no tensor: refuse, or say so and go on."""
+    """What to do about a selector, in a map of numbers or a list of `where`, that matches no tensor: refuse, or warn."""
     head_depth: Annotated[int, Field(ge=0, le=1)] = 1
     """Where the final norm and the head stand on ramps: at the end (1), or with the embeddings (0, as in mergekit)."""
 
@@ -316,6 +316,10 @@ class Recipe(Written):
         if self.output is not None:
             return {("output",): self.output}
         return {("outputs", name): output for name, output in (self.outputs or {}).items()}
+
+    def advice(self, wrong: str, ours: str) -> str:
+        """Return what to do about what is wrong (see `Translated.advice`): `ours`, or what the recipe's tool says."""
+        return self._document.advice.get(wrong, ours)
 
     def where(self, path: KeyPath, *, key: bool = False) -> str:
         """Return `file:line:col` of the value (or the key) at a path, or of what holds it."""

@@ -1,6 +1,6 @@
 """All candidates of a search, in an append-only file of JSON lines.
 
-    {"surgery_search": 3, "search": "<digest of recipe and models>", "goal": "minimize", "space": "2 numbers", ...}
+    {"surgery_search": 3, "search": "<digest of recipe, models, evaluator's files>", "goal": "minimize", "space": "2 numbers", ...}
     {"number": 0, "kind": "baseline", "name": "base", "id": "...", "score": 1.43, ...}
 
 A line is on the disk before the next candidate is begun. A kill can tear the last line: it then counts as not written.
@@ -40,8 +40,8 @@ class SearchJournal:
             os.truncate(self.path, sum(map(len, lines)))
         if lines and _parsed(lines[0]) != self._header:
             raise ResourceError(
-                f"{self.path}: is the journal of another search: recipe, models or settings have changed; "
-                "search into another folder"
+                f"{self.path}: is the journal of another search: recipe, models, settings or files that the "
+                "evaluator reads have changed; search into another folder"
             )
         return _trials(self.path, lines)
 

@@ -25,7 +25,7 @@ from surgery.search.stage import Stage, in_one_line
 from surgery.search.task import Task
 from surgery.search.trial import Trial
 from surgery.search.winner import plain_yaml
-from surgery.search.workbench import Candidate, Workbench
+from surgery.search.workbench import Candidate, Workbench, file_digest
 
 
 def search(
@@ -114,13 +114,15 @@ class _Search:
                 self.evaluator.check(subject, params)
 
     def _identity(self, centre: Candidate) -> str:
-        """Return the digest of what makes candidates and their scores: the recipe's text and the models' files."""
+        """Return the digest of what makes candidates and their scores: recipe, models, the evaluator's files."""
         data = dict(self.task.space.document.data)
         data["search"] = {key: value for key, value in data["search"].items() if key not in _LATER}
         hasher = xxhash.xxh3_128(json.dumps(data).encode())
         for name, checkpoint in centre.plan.checkpoints.items():
             for tensor in checkpoint.tensors:
                 hasher.update(name.encode() + checkpoint.identity(tensor))
+        for file in self.evaluator.files(centre.subject(self.device), self.task.params):
+            hasher.update(file_digest(file).encode())
         return hasher.hexdigest()
 
     def _winner(self, winner: Trial) -> str:

@@ -59,7 +59,7 @@ class Candidate:
 
     def made(self) -> str:
         """Return the digest of tensors, config.json and files beside them. Raises CheckpointError if one is gone."""
-        files = {name: _file_digest(file) for name, file in self.output.sidecars.items()}
+        files = {name: file_digest(file) for name, file in self.output.sidecars.items()}
         told = json.dumps([self.output.config, dict(self.digests), files], sort_keys=True, default=str)
         return xxhash.xxh3_128_hexdigest(told.encode())
 
@@ -71,7 +71,8 @@ class Candidate:
         return Subject(output.config, beside, specs, self.plan.recipe.folder.absolute(), device)
 
 
-def _file_digest(file: File) -> str:
+def file_digest(file: File) -> str:
+    """Return a digest of what a file holds. Raises CheckpointError if it cannot be read."""
     try:
         return xxhash.xxh3_128_hexdigest(file if isinstance(file, bytes) else file.read_bytes())
     except OSError as error:

@@ -58,7 +58,7 @@ def _results(
     if split is Split.TENSOR:
         return [op.implementation(whole, params)]
     call = op.implementation
-    if isinstance(op.implementation, Reduce):
+    if split is Split.REDUCE:
         found = runner._gather(op, params, [reshaped(whole, (-1,))])
         runner.note_found(whole, params, found)
         call = partial(_applied, op.implementation, found)

@@ -106,7 +106,7 @@ def run_model_op(
     found = _gather(op, given, flat)
     results = {}
     for whole, part in zip(wholes, flat, strict=True):
-        values = _apply(op, part, given, found).reshape(whole_shape(whole))
+        values = _held(op, part, op.implementation.apply(part, given, found)).reshape(whole_shape(whole))
         results[whole.signature.name] = _rounded(values, op.output(whole.signature, given).dtype)
     return results
 
@@ -257,17 +257,18 @@ def _require_untouched(
 def _run(op: Op, params: Any, whole: MemoryChunk, chunk: int | None, gather: Callable[..., Any]) -> Tensor:
     match op.split_of(params):
         case Split.ELEMENT:
-            parts = [_apply(op, part, params, None) for part in _cuts(reshaped(whole, (-1,)), chunk)]
+            parts = [_call(op, part, params) for part in _cuts(reshaped(whole, (-1,)), chunk)]
         case Split.ROW:
             rows = reshaped(whole, (-1, max(op.row(whole.signature.first), 1)))
-            parts = [_apply(op, part, params, None) for part in _cuts(rows, chunk)]
+            parts = [_call(op, part, params) for part in _cuts(rows, chunk)]
         case Split.REDUCE | Split.MODEL:
             flat = reshaped(whole, (-1,))
             found = gather(op, params, [flat])
             note_found(whole, params, found)
-            parts = [_apply(op, part, params, found) for part in _cuts(flat, chunk)]
+            apply = op.implementation.apply
+            parts = [_held(op, part, apply(part, params, found)) for part in _cuts(flat, chunk)]
         case Split.TENSOR:
-            parts = [_apply(op, whole, params, None)]
+            parts = [_call(op, whole, params)]
         case split:
             raise PluginError(
                 f"op `{op.name}`: is a {split.value} op; run it with another function of this module"
@@ -283,14 +284,13 @@ def note_found(whole: MemoryChunk, params: Any, found: Any) -> None:
             whole.note(name, number)
 
 
-def _apply(op: Op, part: MemoryChunk, params: Any, found: Any) -> Tensor:
-    """Call a function, or the `apply` of an op that may gather; the op may return an input or a buffer."""
-    implementation = op.implementation
-    values: Tensor = (
-        implementation.apply(part, params, found)
-        if isinstance(implementation, Reduce)
-        else implementation(part, params)
-    )
+def _call(op: Op, part: MemoryChunk, params: Any) -> Tensor:
+    """Call an op that gathers nothing: a function, or the `__call__` of one that gathers under other parameters."""
+    return _held(op, part, op.implementation(part, params))
+
+
+def _held(op: Op, part: MemoryChunk, values: Tensor) -> Tensor:
+    """Return a copy of what an op returned, which may be an input or a buffer, after holding it to its dtype."""
     if values.dtype != part.like.dtype and op.infer is None:
         raise PluginError(
             f"op `{op.name}`: dtype as inferred: got {values.dtype} for {part.like.dtype}; mend it"

@@ -183,7 +183,7 @@ def test_hooks_are_told_of_tensors_and_of_the_end(two, toys):
     recipe = two.write({"m": {"op": "toy.scale", "model": "a", "factor": 2}})
     loaded = surgery.load(recipe, plugins=[toys, plugin])
     report = loaded.run(CPU)
-    (module,) = (m for m in loaded.host._manager.get_plugins() if hasattr(m, "heard"))
+    (module,) = (m for m in loaded.host._registry.manager.get_plugins() if hasattr(m, "heard"))
     *jobs, last = module.heard
     assert last is report
     assert {job.tensor: job.nbytes for job in jobs} == {"w": SIZE, "ids": 80}

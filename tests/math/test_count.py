@@ -130,3 +130,14 @@ def test_threads_do_not_share_buffers() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_bins_hold_what_was_counted_whatever_was_kept() -> None:
+    """By the two upper bits of the exponent: below 2^-63, below 2, below 2^65, the rest."""
+    bracket = Bracket(0, TOP, 29)
+    total = count(torch.tensor([0.0, 1e-30, 1.0]), bracket)
+    assert total.binned().tolist() == [2, 1, 0, 0]
+    assert total.add(count(torch.tensor([3.0, -1.5, 1e30]), bracket)).binned().tolist() == [2, 2, 1, 1]
+    many = torch.full((100,), 3.0)  # kept as a histogram
+    assert total.add(count(many, bracket)).binned().tolist() == [2, 2, 101, 1]
+    assert count(torch.empty(0), bracket).binned().tolist() == [0, 0, 0, 0]

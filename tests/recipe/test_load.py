@@ -231,6 +231,17 @@ def test_what_was_translated_keeps_its_places_and_warnings(lines: Lines) -> None
     ]
 
 
+def test_a_tools_own_advice_is_told_instead_of_ours() -> None:
+    def translated(documents: Sequence[Document], folder: Path) -> Translated:
+        data = {"surgery": 1, "models": {"a": "a"}, "output": {"model": "a"}}
+        return Translated(data, advice={"vocabulary": "use their key"})
+
+    recipe = parse_recipe("mine: 1", foreign=translated)
+    assert recipe.advice("vocabulary", "use ours") == "use their key"
+    assert recipe.advice("another", "use ours") == "use ours"
+    assert parse_recipe(GOOD).advice("vocabulary", "use ours") == "use ours"
+
+
 def test_several_documents_are_read_by_those_who_read_them_all(lines: Lines) -> None:
     def reads(documents: Sequence[Document], folder: Path) -> Translated:
         models = {document.data["name"]: "p" for document in documents}

@@ -319,6 +319,22 @@ def test_a_changed_recipe_or_model_is_another_search(lab):
         lab.search(recipe_text(), trials=1, resume=True)
 
 
+def test_a_changed_file_of_the_evaluator_is_another_search(lab):
+    (lab.folder / "read.txt").write_text("one")
+    text = recipe_text(evaluator="{name: toy.target, text: read.txt}")
+    lab.search(text, trials=1)
+    (lab.folder / "read.txt").unlink()
+    (lab.folder / "read.txt").write_text("one")  # another file of the same words
+    assert len(lab.search(text, trials=2, resume=True).trials) == 6
+    (lab.folder / "read.txt").write_text("two")
+    with pytest.raises(ResourceError) as error:
+        lab.search(text, trials=3, resume=True)
+    assert str(error.value) == (
+        f"{lab.folder / 'found' / 'journal.jsonl'}: is the journal of another search: recipe, models, settings or "
+        "files that the evaluator reads have changed; search into another folder"
+    )
+
+
 def test_a_damaged_journal_is_refused_with_its_line(lab):
     lab.search(recipe_text(), trials=1)
     file = lab.folder / "found" / "journal.jsonl"

@@ -23,6 +23,8 @@ class Target(surgery.Params):
     """What is returned as mean instead of it; null for the true one."""
     missing: bool = False
     """Whether `check` finds something missing."""
+    text: str = ""
+    """A file that scores rest on."""
     control: str = ""
     """A file: how many scores are given before `what` happens; scores are logged beside it."""
 
@@ -49,6 +51,10 @@ class TargetEvaluator(surgery.Evaluator):
         """Complain if asked to."""
         if params.missing:
             raise SurgeryError("toy.target: something is missing; find it")
+
+    def files(self, subject, params):
+        """Return the text."""
+        return [subject.folder / params.text] if params.text else []
 
     def open(self, subject, params):
         """Return an empty resident."""

@@ -179,3 +179,9 @@ def test_the_family_registers_its_evaluators():
     names = [name for name in Host().trial_names("evaluator") if name.startswith("eval.")]
     assert names == ["eval.perplexity", "eval.python"]
     assert not Host().evaluator("eval.perplexity").executes
+
+
+def test_scores_rest_on_the_texts(evaluator, subject):
+    files = [subject.folder / name for name in ("a.txt", "b.txt")]
+    assert evaluator.files(subject, Perplexity(text=["a.txt", "b.txt"])) == files
+    assert evaluator.files(subject, Perplexity(text="a.txt")) == files[:1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from surgery.errors import SurgeryError
@@ -72,3 +75,12 @@ def test_what_is_no_function_is_told_before_the_first_candidate(evaluator, subje
 
 def test_it_says_that_it_runs_code():
     assert Host().evaluator("eval.python").executes
+
+
+def test_scores_rest_on_the_functions_file(evaluator, subject):
+    (subject.folder / "own.py").write_text(CODE)
+    assert evaluator.files(subject, Python(callable="own.py:total")) == [subject.folder / "own.py"]
+    for callable, files in (("json:dumps", [Path(json.__file__)]), ("builtins:len", [])):
+        params = Python(callable=callable)
+        evaluator.check(subject, params)
+        assert evaluator.files(subject, params) == files

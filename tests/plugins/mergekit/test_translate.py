@@ -106,6 +106,19 @@ def test_findings_name_the_line_of_the_document(values):
     assert "the weights 1, -1 sum to 0" in found[0]
 
 
+def test_vocabularies_that_differ_are_told_of_in_the_words_of_the_document(values):
+    from tests.plugins.mergekit.conftest import constant
+
+    constant("wide", 1.0, vocab=80)
+    with pytest.raises(PlanError) as error:
+        values("merge_method: linear\nmodels: [{model: memory:one}, {model: memory:wide}]\nparameters: {weight: 1}\n")
+    assert str(error.value) == (
+        "<recipe>:1:15: steps.merged: `memory-one` and `memory-wide` differ at model.embed_tokens.weight: "
+        "(32, 16) and (80, 16) (and 1 more such tensors); make the vocabularies equal with "
+        "`tokenizer_source: union` or `tokenizer_source: base`"
+    )
+
+
 def test_places_lead_back_to_what_was_written(translate):
     places = translate(FIRST.replace("name: first\n", "") + "dtype: float32").places
     assert places["steps", "merged"] == Position(1, 15)
