@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 from surgery.errors import CheckpointError
 from surgery.tensors import DTYPES, TensorSpec, promote
 from surgery_delta._codec import Codec, Held
@@ -39,7 +40,7 @@ class Change:
         return (*self.codec.parts, self.check)
 
 
-class DeltaCheckpoint(Checkpoint):
+class DeltaCheckpoint(View):
     """A base as a delta changes it: coded tensors are computed, `whole` ones the delta's own, others the base's.
 
     What is computed is float32, or float64 if the base is: nothing is rounded to the base's dtype before an op has seen
@@ -54,9 +55,7 @@ class DeltaCheckpoint(Checkpoint):
         whole: Collection[str],
         named: str,
     ) -> None:
-        self.location = base.location
-        self.aliases, self.config, self.sidecars = base.aliases, base.config, base.sidecars
-        self.space, self.description = base.space, base.description
+        super().__init__(base, delta)
         self._base, self._delta, self._changes, self._whole = base, delta, dict(changes), frozenset(whole)
         self._named = named
         self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
@@ -73,20 +72,10 @@ class DeltaCheckpoint(Checkpoint):
         """Return where a tensor is stored that is not computed, or what the change is of."""
         return self._delta if name in self._whole else self._base
 
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the base, the delta and itself."""
-        return (*self._base.parts(), *self._delta.parts(), self)
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the base and the delta which of their tensors will be read."""
-        used = [name for name in names if name in self._whole]
-        used += [part.name for name in names if name in self._changes for part in self._changes[name].parts]
-        self._base.expect([name for name in names if name not in self._whole])
-        self._delta.expect(used)
-
-    def doing(self) -> str:
-        """Return what the base or the delta is busy with."""
-        return self._base.doing() or self._delta.doing()
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return the tensor as base or delta store it, and what is stored of its change."""
+        parts = self._changes[name].parts if name in self._changes else ()
+        return [(self._home(name), name), *((self._delta, part.name) for part in parts)]
 
     def whole_file_bytes(self) -> int:
         """Return the bytes that codecs may hold decoded."""
@@ -129,11 +118,6 @@ class DeltaCheckpoint(Checkpoint):
         change = self._changes[name]
         parts = [self._delta.identity(part.name) for part in change.parts]
         return xxh3_128_digest(repr(("delta", VERSION, stored, parts, change)).encode())
-
-    def close(self) -> None:
-        """Close the base and the delta."""
-        self._base.close()
-        self._delta.close()
 
     def _held(self, name: str) -> Held:
         """Return what a codec keeps decoded; that of the tensors read last is kept."""

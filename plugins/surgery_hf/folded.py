@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 from surgery.tensors import DTYPES, TensorSpec, promote
 from surgery_hf.peft_edits import Edit
 from surgery_hf.peft_formula import Formula, Held
@@ -44,7 +45,8 @@ class _Reading:
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Return rows of a tensor; numbers of a vector are rows of one."""
         row = self.adapter.tensors[name].row
-        return _read(self.adapter, name, first * row, last * row, self.dtype).view(-1, row)
+        count = min(last, self.adapter.tensors[name].numel // row) - first if row else last - first
+        return _read(self.adapter, name, first * row, (first + count) * row, self.dtype).view(count, row)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the tensor before the fold in blocks of rows."""
@@ -60,7 +62,7 @@ class _Reading:
         return _read(where, source, first * row, last * row, self.dtype).view(last - first, row)
 
 
-class FoldedCheckpoint(Checkpoint):
+class FoldedCheckpoint(View):
     """A base with an adapter folded in; what the adapter leaves alone is the base's, byte by byte.
 
     A folded tensor is float32, or float64 if anything it is made of is: nothing is rounded to the base's dtype before
@@ -68,31 +70,17 @@ class FoldedCheckpoint(Checkpoint):
     """
 
     def __init__(self, base: Checkpoint, adapter: Checkpoint, edits: Mapping[str, Edit]) -> None:
-        self.location = base.location
-        self.aliases, self.config, self.sidecars = base.aliases, base.config, base.sidecars
-        self.space, self.description = base.space, base.description
+        super().__init__(base, adapter)
         self._base, self._adapter, self._edits = base, adapter, edits
         self.tensors = {name: self._spec(spec) for name, spec in base.tensors.items()}
         self.native = {name: base.tensors[name].dtype for name in edits} | dict(base.native)
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, Held] = OrderedDict()
 
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the base, the adapter and itself."""
-        return (*self._base.parts(), *self._adapter.parts(), self)
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the base and the adapter which of their tensors will be read."""
-        origins = [self._origin(name) for name in names]
-        updates = [update for name in names if (update := self._edits.get(name, Edit()).update)]
-        used = [source for where, source in origins if where is self._adapter]
-        used += [part for update in updates for part in update.parts()]
-        self._base.expect([source for where, source in origins if where is self._base])
-        self._adapter.expect(used)
-
-    def doing(self) -> str:
-        """Return what the base or the adapter is busy with."""
-        return self._base.doing() or self._adapter.doing()
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return what is changed, and the factors that change it."""
+        update = self._edits.get(name, Edit()).update
+        return [self._origin(name), *((self._adapter, part) for part in (update.parts() if update else ()))]
 
     def whole_file_bytes(self) -> int:
         """Return the bytes that decoded factors may take."""
@@ -129,11 +117,6 @@ class FoldedCheckpoint(Checkpoint):
         used = [self._adapter.identity(part) for part in update.parts()]
         what = ("fold", VERSION, BLOCK, where.identity(source), *used, update)
         return xxh3_128_digest(repr(what).encode())
-
-    def close(self) -> None:
-        """Close the base and the adapter."""
-        self._base.close()
-        self._adapter.close()
 
     def _origin(self, name: str) -> tuple[Checkpoint, str]:
         """Return where the tensor that an update is added to is read: the base, or the adapter that replaces it."""

@@ -7,12 +7,13 @@ lora_down.weight  A [r, in, 1, 1]     lora_mid.weight  M [r, r, kh, kw]     lora
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 from surgery.tensors import TensorSpec, promote
 
 if TYPE_CHECKING:
@@ -32,15 +33,14 @@ def mid_fault(name: str, specs: Mapping[str, TensorSpec]) -> str | None:
     return f"a kernel of shape {kernel} does not fit a factor of shape {down}"
 
 
-class WithoutMids(Checkpoint):
+class WithoutMids(View):
     """Such a file with the kernels multiplied into the factors down, in float32; all else is as it is stored.
 
     The kernels must fit. A factor is computed whole: it is small beside the weight that it changes.
     """
 
     def __init__(self, source: Checkpoint) -> None:
-        self.location, self.aliases = source.location, source.aliases
-        self.config, self.sidecars, self.description = source.config, source.sidecars, source.description
+        super().__init__(source)
         self._source = source
         self._mids = {name.removesuffix(MID) + _DOWN: name for name in source.tensors if name.endswith(MID)}
         self.tensors = {
@@ -55,13 +55,10 @@ class WithoutMids(Checkpoint):
         shape = (mid.shape[0], spec.shape[1], *mid.shape[2:])
         return TensorSpec(spec.name, shape, promote([spec.dtype, mid.dtype, "F32"]))
 
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the file and itself."""
-        return (*self._source.parts(), self)
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the file which of its tensors will be read."""
-        self._source.expect([*names, *(self._mids[name] for name in names if name in self._mids)])
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return the stored tensor, and the kernel that is multiplied into it."""
+        names = [name, self._mids[name]] if name in self._mids else [name]
+        return [(self._source, each) for each in names]
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes of a tensor, multiplied where there is a kernel."""
@@ -84,10 +81,6 @@ class WithoutMids(Checkpoint):
             return stored
         kernel = self._source.identity(self._mids[name])
         return xxh3_128_digest(repr(("mid", _VERSION, stored, kernel)).encode())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._source.close()
 
     def _product(self, name: str) -> Tensor:
         """Return M·A, summed in float64."""

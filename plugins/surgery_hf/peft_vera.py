@@ -68,8 +68,9 @@ def changes(module: Module) -> Changes:
     if module.shape(b) != (out,):
         raise module.refuse(b)
     (rank,) = module.shape(d)
-    if module.shape(_A)[0] != rank or module.shape(_B)[1:] != (rank,):
-        raise DoesNotFit(_A, f"has shape {module.shape(_A)} for rank {rank}; save the adapter again")
+    if module.shape(_A)[:1] != (rank,) or module.shape(_B)[1:] != (rank,) or len(module.shape(_A)) != _MATRIX:
+        what = f"shapes {module.shape(_A)} and {module.shape(_B)} of the random matrices for rank {rank}"
+        raise DoesNotFit(_A, f"has {what}; save the adapter again")
     if module.shape(_A)[1] < into or module.shape(_B)[0] < out:
         raise module.refuse(_A)
     return Changes(Projected(b, d, into, transposed))

@@ -42,28 +42,32 @@ class Voter:
     cutoff: float = 0.0
 
 
-def elected(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool, scale: float) -> Tensor:
+def elected(
+    x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool, scale: float, zero: int = 1
+) -> Tensor:
     """Return base + scale·(mean or sum of the deltas that agree with the elected sign), in `x.out`.
 
-    A sum of exactly 0 elects +1, as in mergekit and PEFT. Every delta is written twice rather than kept: the
-    buffers stay few, however many models there are.
+    A sum of exactly 0 elects `zero`: +1 as in mergekit and PEFT, or -1. Every delta is written twice rather than kept:
+    the buffers stay few, however many models there are.
     """
     import torch
 
     base = x.base
     assert base is not None
-    out = agreed(x, voters, elect=elect, normalize=normalize)
+    out = agreed(x, voters, elect=elect, normalize=normalize, zero=zero)
     return x.out.copy_(base) if out is None else torch.add(base, out, alpha=scale, out=out)
 
 
-def agreed(x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool) -> Tensor | None:
+def agreed(
+    x: Chunk, voters: Sequence[Voter], *, elect: Elect, normalize: bool, zero: int = 1
+) -> Tensor | None:
     """Return the mean or sum of the deltas that agree with the elected sign, in `x.out`; None if nobody votes."""
     voters = [voter for voter in voters if voter.ballot != 0]
     if not voters:
         return None
     if normalize and len({(voter.ballot, voter.gain, voter.share) for voter in voters}) == 1:
         voters = _plain(voters)
-    sign = _sign(x, voters, elect)
+    sign = _sign(x, voters, elect, zero)
     return _agreeing(x, voters, sign, normalize=normalize).mul_(sign)
 
 
@@ -75,8 +79,28 @@ def _plain(voters: Sequence[Voter]) -> list[Voter]:
     ]
 
 
-def _sign(x: Chunk, voters: Sequence[Voter], elect: Elect) -> Tensor:
-    """Return the elected signs, +1 or -1, in scratch buffer 0. Sums that cancel are +0 and elect +1."""
+def majority(x: Chunk, voters: Sequence[Voter], *, elect: Elect) -> int:
+    """Return how many more elements elect +1 than -1; where a sum is 0 none is elected. Uses scratch 0 and 1."""
+    voters = [voter for voter in voters if voter.ballot != 0]
+    if not voters:
+        return 0
+    votes = _ballots(x, voters, elect)
+    return int((votes > 0).sum()) - int((votes < 0).sum())
+
+
+def _sign(x: Chunk, voters: Sequence[Voter], elect: Elect, zero: int) -> Tensor:
+    """Return the elected signs, +1 or -1, in scratch buffer 0. Sums that cancel are +0 and elect `zero`."""
+    import torch
+
+    sign = _ballots(x, voters, elect)
+    if zero < 0:
+        sign.neg_().add_(0.0)  # +0 again, where -0 would be told from it below
+    one = torch.ones((), dtype=sign.dtype, device=sign.device)
+    return scaled(torch.copysign(one, sign, out=sign), zero)
+
+
+def _ballots(x: Chunk, voters: Sequence[Voter], elect: Elect) -> Tensor:
+    """Return the sum of the votes on each element, in scratch buffer 0."""
     import torch
 
     sign, delta = x.scratch(0), x.scratch(1)
@@ -92,8 +116,7 @@ def _sign(x: Chunk, voters: Sequence[Voter], elect: Elect) -> Tensor:
             sign.add_(delta, alpha=ballot)
         else:
             scaled(sign, ballot)
-    one = torch.ones((), dtype=sign.dtype, device=sign.device)
-    return torch.copysign(one, sign, out=sign)
+    return sign
 
 
 def _agreeing(x: Chunk, voters: Sequence[Voter], sign: Tensor, *, normalize: bool) -> Tensor:

@@ -3,11 +3,14 @@
 In a row of c elements the one of rank r (0 for the smallest |τ|) is kept with probability
 
     p = (density - ε) + 2ε·r/(c - 1)          p = density in a row of one element
+
+With `scope: tensor` the row is the whole tensor (`_rank_op`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -19,6 +22,8 @@ from surgery_merge._drop import Dare
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+SPLITS: Final = (Split.ROW, Split.TENSOR, Split.REDUCE)
 
 # Elements that are ranked at a time: their keys stay in cache.
 _PIECE: Final = 1 << 15
@@ -37,6 +42,9 @@ class Della(Dare):
     rescale: Literal["inverse", "l1", "none"] = "inverse"
     """What survivors are multiplied with: 1/p (the paper; unbiased), or what restores Σ|τ| (mergekit)."""
 
+    scope: Literal["row", "tensor"] = "row"
+    """Where elements are ranked: in their row (the paper, mergekit), or in the whole tensor."""
+
 
 @dataclass(frozen=True, slots=True)
 class Survivors:
@@ -47,7 +55,9 @@ class Survivors:
 
 
 def split_of(p: Della) -> Split:
-    """Return TENSOR where sums over the tensor are needed: ranks are those of whole rows."""
+    """Return TENSOR where sums over the tensor are needed and ranks are those of whole rows."""
+    if p.scope == "tensor":
+        return Split.REDUCE
     return Split.TENSOR if p.rescale == "l1" else Split.ROW
 
 
@@ -86,13 +96,13 @@ def _multiplier(x: Chunk, p: Della, index: int, each: Any) -> Survivors:
 
     if each.density in (0, 1):
         return Survivors(None, each.density)
-    draws, base = _rows(x.uniform(x.signature.place(index))), x.base
+    draws, base = as_rows(x.uniform(x.signature.place(index))), x.base
     assert base is not None
     inverse = p.rescale == "inverse"
     mask = torch.empty(draws.shape, dtype=draws.dtype if inverse else torch.bool, device=draws.device)
     sums: _mass.Masses = [([], [])]
-    for rows in _pieces(draws):
-        delta = _rows(x.models[index])[rows] - _rows(base)[rows]
+    for rows in pieces(draws):
+        delta = as_rows(x.models[index])[rows] - as_rows(base)[rows]
         kept, probability = _kept(delta, draws[rows], each)
         if inverse:
             as_numbers(kept, mask[rows]).div_(probability)
@@ -117,12 +127,12 @@ def _kept(delta: Tensor, draws: Tensor, each: Any) -> tuple[Tensor, Tensor | flo
     return draws < probability, probability
 
 
-def _rows(x: Tensor) -> Tensor:
+def as_rows(x: Tensor) -> Tensor:
     """Return a tensor as rows; a vector is one row."""
-    return x.reshape(len(x), -1) if x.dim() > 1 else x.reshape(1, -1)
+    return x.reshape(len(x), math.prod(x.shape[1:])) if x.dim() > 1 else x.reshape(1, -1)
 
 
-def _pieces(rows: Tensor) -> Iterator[slice]:
+def pieces(rows: Tensor) -> Iterator[slice]:
     """Yield stretches of rows."""
     count = max(_PIECE // max(rows.shape[1], 1), 1)
     return (slice(first, first + count) for first in range(0, len(rows), count))
@@ -151,7 +161,7 @@ class Piece:
     @property
     def out(self) -> Tensor:
         """The rows of the whole tensor's result."""
-        return _rows(self.whole.out)[self.rows]
+        return as_rows(self.whole.out)[self.rows]
 
     def scratch(self, index: int) -> Tensor:
         """Return scratch buffer `index`."""
@@ -163,29 +173,12 @@ class Piece:
 
     def uniform(self, stream: int = 0) -> Tensor:
         """Return the rows' draws."""
-        return _rows(self.whole.uniform(stream))[self.rows]
+        return as_rows(self.whole.uniform(stream))[self.rows]
 
     def keep(self, probability: float, stream: int = 0) -> Tensor:
         """Return which elements of the rows are kept."""
-        return _rows(self.whole.keep(probability, stream))[self.rows]
+        return as_rows(self.whole.keep(probability, stream))[self.rows]
 
     def note(self, name: str, number: float) -> None:
         """Note a number about the whole tensor."""
         self.whole.note(name, number)
-
-
-def merged(x: Chunk, p: Della, merge: Callable[[Chunk, Sequence[Survivors]], Tensor]) -> Tensor:
-    """Return `merge` of what survives, on a range, or piece by piece on a whole tensor."""
-    survivors = multipliers(x, p)
-    if split_of(p) is Split.ROW:
-        return merge(x, survivors)
-    models, base = [_rows(model) for model in x.models], x.base
-    assert base is not None
-    for rows in _pieces(models[0]):
-        seen = [model[rows] for model in models]
-        start = rows.start * models[0].shape[1]
-        told = start, x.statistics, x.companions
-        piece = Piece(x, rows, x.signature, seen, _rows(base)[rows], *told)
-        masks = [Survivors(s.mask if s.mask is None else _rows(s.mask)[rows], s.factor) for s in survivors]
-        merge(piece, masks)
-    return x.out

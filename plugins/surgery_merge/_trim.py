@@ -12,19 +12,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from surgery.ops import Chunk, Params, Reduce, Scan, Signature, Split
-from surgery_merge import _mass, _ranks
+from surgery_merge import _equals, _mass, _ranks
 from surgery_merge._common import subtract
 from surgery_merge._ranks import Rank, below, up_to
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from surgery.math.select import Threshold
+    from surgery_merge._equals import Rule
     from surgery_merge._mass import Masses
-    from surgery_merge._ranks import Part, Search
+    from surgery_merge._ranks import Search
 
 Scope = Literal["tensor", "layer", "model"]
 Rescale = Literal["none", "l1"]
@@ -69,6 +71,7 @@ class Found:
 
     search: Search
     factors: Sequence[float] | None = None
+    equals: Sequence[Rule | None] | None = None  # which of those that equal a threshold stay; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,13 @@ class Cut:
     low: float = 0.0
     high: float = math.inf
     factor: float = 1.0
+    threshold: Threshold | None = None  # the one behind `low`
+    equals: Rule | None = None  # which of those that equal it stay; None: all
+
+    @property
+    def is_everything(self) -> bool:
+        """Return whether every element stays."""
+        return self.low == 0 and self.high == math.inf and self.equals is None
 
 
 def keeps(density: float, numel: int) -> int:
@@ -104,7 +114,7 @@ class Trim(Reduce):
     def bands(self, signature: Signature) -> list[Band]:
         """Return what stays of each model's delta."""
 
-    def scan(self, signature: Signature, p: Trimmed, found: Found | None, done: int) -> Scan | None:
+    def scan(self, signature: Signature, p: Any, found: Any, done: int) -> Scan | None:
         """Read a sample, then all blocks until the thresholds are known, and once more to rescale."""
         if found is not None and found.factors is not None:
             return None
@@ -114,7 +124,7 @@ class Trim(Reduce):
             return Scan.ALL
         return more
 
-    def gather(self, x: Chunk, p: Trimmed, found: Found | None) -> Part | Masses:
+    def gather(self, x: Chunk, p: Any, found: Found | None) -> Any:
         """Return what a block says of each threshold, or how much of Σ|τ| it keeps; uses scratch 0 and 1."""
         if found is not None and _ranks.settled(found.search):
             return self._masses(x, found)
@@ -132,10 +142,10 @@ class Trim(Reduce):
         """Add a block's part to the total."""
         return (_mass if part and isinstance(part[0], tuple) else _ranks).fold(total, part)
 
-    def solve(self, signature: Signature, p: Trimmed, total: Any, found: Found | None) -> Found:
+    def solve(self, signature: Signature, p: Any, total: Any, found: Found | None) -> Any:
         """Return the thresholds, or where the next pass looks for them; at last the factors."""
         if found is not None and _ranks.settled(found.search):
-            return Found(found.search, _mass.factors(total))
+            return replace(found, factors=_mass.factors(total))
         search = found.search if found else None
         return Found(_ranks.solve(self._ranks(signature), signature.numel, total, search))
 
@@ -144,8 +154,15 @@ class Trim(Reduce):
         double, bands = x.out.element_size() == 8, self.bands(x.signature)
         search = _ranks.thresholds(found.search) if found else [None] * (2 * len(bands))
         factors = (found.factors if found else None) or [1.0] * len(bands)
+        equals = (found.equals if found else None) or [None] * len(bands)
         return [
-            Cut(below(search[2 * i + 1], double=double), up_to(search[2 * i], double=double), factors[i])
+            Cut(
+                below(search[2 * i + 1], double=double),
+                up_to(search[2 * i], double=double),
+                factors[i],
+                search[2 * i + 1],
+                equals[i],
+            )
             if band.last
             else None
             for i, band in enumerate(bands)
@@ -160,10 +177,12 @@ class Trim(Reduce):
         delta, work = x.scratch(0), x.scratch(1)
         masses: Masses = []
         for index, cut in enumerate(self.cuts(x, found)):
-            if cut is None or (cut.low == 0 and cut.high == math.inf):
+            if cut is None or cut.is_everything:
                 masses.append(([1.0], [1.0]))
                 continue
             before = _mass.mass(subtract(x, index, delta), work)
+            if cut.equals is not None:
+                _equals.writer(x, index, cut.threshold, cut.equals)(delta)
             masses.append(([before], [_mass.mass(trimmed(delta, cut, work), work)]))
         return masses
 

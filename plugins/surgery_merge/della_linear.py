@@ -6,10 +6,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from surgery.ops import Chunk, Split, op
+from surgery.ops import Chunk, op
 from surgery_merge._common import sum_is_zero, weights_of
 from surgery_merge._drop import same
-from surgery_merge._rank_drop import Della, DellaModel, Survivors, check, merged, split_of, workspace, write
+from surgery_merge._rank_drop import (
+    SPLITS,
+    Della,
+    DellaModel,
+    Survivors,
+    check,
+    split_of,
+    workspace,
+    write,
+)
+from surgery_merge._rank_op import RankDrop
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +35,7 @@ class DellaLinear(Della):
 @op(
     "merge.della_linear",
     split=split_of,
-    splits=(Split.ROW, Split.TENSOR),
+    splits=SPLITS,
     params=DellaLinear,
     each=DellaModel,
     base="required",
@@ -39,25 +49,25 @@ class DellaLinear(Della):
         "arXiv:2406.11617"
     ),
 )
-def della_linear(x: Chunk, p: DellaLinear) -> Tensor:
+class DellaLinearOp(RankDrop):
     """Drop by rank and rescale, then add: θ0 + λ·Σ w·m·(θ - θ0)/p, m = 1 with probability p, else 0.
 
     In each row of a delta (a vector is one row) p rises from density - ε for the smallest |τ| to density + ε for the
     largest; equal ones share it. With ε = 0 it is merge.dare_linear. What is dropped depends on the deltas, the seed,
     the tensor's name, the model's place in the step (sorted by name) and the element's index alone. `normalize`
-    divides by Σ w; `rescale: l1` holds a tensor whole.
+    divides by Σ w; `rescale: l1` holds a tensor whole. `scope: tensor` ranks in the whole tensor instead and holds
+    none: magnitudes less than 0.4 % apart may count as equal, and the inputs are read once more, with `l1` twice.
     """
-    import torch
 
-    weights = weights_of(x.signature)
-    scale = p.lambda_ / math.fsum(weights) if p.normalize else p.lambda_
+    def merge(self, x: Chunk, p: DellaLinear, survivors: Sequence[Survivors]) -> Tensor:
+        """Return the merged rows or range."""
+        import torch
 
-    def merge(piece: Chunk, survivors: Sequence[Survivors]) -> Tensor:
-        base, out, delta = piece.base, piece.out.zero_(), piece.scratch(0)
+        weights = weights_of(x.signature)
+        scale = p.lambda_ / math.fsum(weights) if p.normalize else p.lambda_
+        base, out, delta = x.base, x.out.zero_(), x.scratch(0)
         assert base is not None
         for index, (weight, left) in enumerate(zip(weights, survivors, strict=True)):
             if left.factor > 0 and weight != 0:
-                out.add_(write(piece, index, left, delta), alpha=weight * left.factor)
+                out.add_(write(x, index, left, delta), alpha=weight * left.factor)
         return torch.add(base, out, alpha=scale, out=out)
-
-    return merged(x, p, merge)

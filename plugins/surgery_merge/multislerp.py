@@ -58,6 +58,7 @@ class MultislerpOp(Span):
     summed in float64. It is the point from which merge.karcher starts: of two models of one length and equal weights
     both are slerp's half way; with other weights only merge.karcher divides the arc in their ratio. Zero tensors have
     no direction. Raises OpError where the directions cancel, as those of opposite models do: nothing is their mean.
+    mergekit takes the straight line between two such models, as merge.linear does.
     """
 
     def solve(
@@ -74,6 +75,7 @@ class MultislerpOp(Span):
         if cosines.any() and (size < p.eps or not c.any()):
             raise OpError(
                 f"merge.multislerp: {signature.name}: the directions of {len(weights)} models cancel, "
-                f"their mean is {size:.1g} long; change their weights, or merge this tensor with `merge.linear`"
+                f"their mean is {size:.1g} long; change their weights, or leave it out with `where:` and put in that "
+                "of a step of `merge.linear`, the straight line, with `merge.transplant`"
             )
         return on_sphere(c, lengths, math.fsum(w * n for w, n in zip(weights, lengths.tolist(), strict=True)))

@@ -74,8 +74,8 @@ def regmean(x: Chunk, p: Regmean) -> Tensor:
 
     Off-diagonals of G are multiplied by `alpha` first. Solved in float64 by Cholesky's method for the difference to the
     weighted mean of the models, which is what the ridge draws to. If the system cannot be factored the ridge is raised
-    tenfold, up to 0.1 (or what is given); the report tells the `ridge` of every matrix. What has no Gram matrix of every model is
-    averaged: Σ w·θ / Σ w. Raises OpError for what no Gram matrices are.
+    tenfold, up to 0.1 (or what is given); the report tells the `ridge` of every matrix. What has no Gram matrix of
+    every model is averaged: Σ w·θ / Σ w. Raises OpError for what no Gram matrices are.
     """
     weights = weights_of(x.signature)
     grams = [gram for gram in x.companions[GRAM] if gram is not None]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 from surgery.tensors import DTYPES, TensorSpec
 
 
-class RoundedCheckpoint(Checkpoint):
+class RoundedCheckpoint(View):
     """A view in which every tensor that arithmetic is defined on is of dtype `dtype` (a safetensors tag).
 
     Numbers are rounded to nearest even, so that a computation starts from what a file of that dtype would hold.
@@ -18,11 +17,10 @@ class RoundedCheckpoint(Checkpoint):
     """
 
     def __init__(self, inner: Checkpoint, dtype: str) -> None:
-        self.location = inner.location
-        self.aliases, self.config, self.sidecars = inner.aliases, inner.config, inner.sidecars
-        self.space, self.description = inner.space, inner.description
+        super().__init__(inner)
         self._inner, self._dtype = inner, dtype
         self.tensors = {name: self._spec(spec) for name, spec in inner.tensors.items()}
+        self.native = {}
 
     def _spec(self, spec: TensorSpec) -> TensorSpec:
         return spec.with_(dtype=self._dtype) if DTYPES[spec.dtype].arithmetic else spec
@@ -30,17 +28,9 @@ class RoundedCheckpoint(Checkpoint):
     def _same(self, name: str) -> bool:
         return self.tensors[name].dtype == self._inner.tensors[name].dtype
 
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the checkpoints that are read, and itself."""
-        return (*self._inner.parts(), self)
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the checkpoint that is read which tensors a run will read."""
-        self._inner.expect(names)
-
-    def doing(self) -> str:
-        """Return what the checkpoint that is read is busy with."""
-        return self._inner.doing()
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return the tensor of that name."""
+        return [(self._inner, name)]
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes of a tensor, rounded as it is read."""
@@ -77,7 +67,3 @@ class RoundedCheckpoint(Checkpoint):
         """Return a digest of the tensor that is read and of what it is rounded to."""
         before = self._inner.identity(name)
         return before if self._same(name) else xxh3_128_digest(repr((before, self._dtype)).encode())
-
-    def close(self) -> None:
-        """Close the checkpoint that is read."""
-        self._inner.close()

@@ -70,6 +70,7 @@ class Calls:
         idle = problems.warnings if problems.recipe.on_unmatched == "warn" else problems.findings
         for numbers in [self._numbers, *self._each]:
             idle.extend(numbers.idle(seen))
+            idle.extend(numbers.overrun(seen) if self._work.whole else ())
             problems.findings.extend(numbers.missing())
         self._check_groups()
         self._check_scopes()

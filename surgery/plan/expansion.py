@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from surgery.ops import BASE, Signature, Split
+from surgery.ops import BASE, Signature, Space, Split
 from surgery.plan.companions import Companions
 from surgery.plan.nodes import Node
 from surgery.plan.problems import Problems
@@ -53,6 +53,11 @@ class Expansion:
     def inputs(self) -> list[tuple[int, VirtualModel]]:
         """Return the models with their places in the step, the base first."""
         return ([(BASE, self.base)] if self.base else []) + list(enumerate(self.models))
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the inputs have all their layers: changes and adapters may lack some."""
+        return all(model.space == Space.WEIGHT for _, model in self.inputs)
 
     def put(self, name: str, node: Node, spec: TensorSpec) -> None:
         """Give the result a tensor."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery.errors import Finding
 from surgery.ops import Params
-from surgery.recipe.select import compile_selector, meant
+from surgery.recipe.select import compile_selector, meant, overrun
 from surgery.scalars import DEFAULT_SELECTOR, BySelector, Ramp, resolve
 from surgery.tensors import TensorInfo
 
@@ -25,6 +25,7 @@ class Numbers:
     path: str
     head: int = 1  # where on a ramp those tensors stand that follow the layers
     schedules: dict[str, Any] = field(default_factory=dict)
+    selectors: set[str] = field(default_factory=set)
     unused: set[str] = field(default_factory=set)
     unmatched: list[str] = field(default_factory=list)
     _made: dict[tuple[float, ...], Params] = field(default_factory=dict)
@@ -35,7 +36,8 @@ class Numbers:
             if isinstance(value, Ramp | BySelector):
                 self.schedules[name] = value
             if isinstance(value, BySelector):
-                self.unused |= {selector for selector, _ in value.cases if selector != DEFAULT_SELECTOR}
+                self.selectors |= {selector for selector, _ in value.cases if selector != DEFAULT_SELECTOR}
+        self.unused = set(self.selectors)
 
     def at(self, tensor: TensorInfo) -> Params:
         """Return the parameters for a tensor; the same object for tensors with the same numbers."""
@@ -67,6 +69,15 @@ class Numbers:
         return [
             Finding(what.format(selector, meant(selector, infos)), self.where, self.path)
             for selector in sorted(self.unused)
+        ]
+
+    def overrun(self, infos: Collection[TensorInfo]) -> list[Finding]:
+        """Return the selectors that match some of these tensors and name layers behind the last."""
+        found = {selector: overrun(selector, infos) for selector in sorted(self.selectors - self.unused)}
+        return [
+            Finding(f"selector `{selector}` goes past the last layer; {past}", self.where, self.path)
+            for selector, past in found.items()
+            if past
         ]
 
     def missing(self) -> list[Finding]:

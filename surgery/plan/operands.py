@@ -87,7 +87,8 @@ def _same_shapes(work: Expansion, name: str, operands: list[Operand]) -> bool:
             a, b = first.info.spec, other.info.spec
             vocabulary = first.info.role.kind in ("embed", "head")
             equal = "make the vocabularies equal with `stitch.tokenizer` or `stitch.resize_vocab`"
-            advice = work.problems.recipe.advice("vocabulary", equal) if vocabulary else "merge models of one size"
+            equal = work.problems.recipe.advice("vocabulary", equal)
+            advice = equal if vocabulary else "merge models of one size"
             what = f"`{first.model.name}` and `{other.model.name}` differ at {name}: {a.shape} and {b.shape}"
             work.refuse(name, f"shape {first.model.name} {other.model.name}", f"{what}; {advice}")
             return False

@@ -15,7 +15,7 @@ from surgery.plan.operands import combinable, operands_of
 from surgery.plan.problems import Problems
 from surgery.plan.virtual import VirtualModel, annotate, renamed
 from surgery.recipe.resolve_ops import ResolvedStep
-from surgery.recipe.select import Selection, meant
+from surgery.recipe.select import Selection, meant, overrun
 from surgery.tensors import TensorInfo
 
 
@@ -129,13 +129,19 @@ def _fill(work: Expansion) -> None:
 def _check_where(work: Expansion, where: Selection, seen: Sequence[TensorInfo], *, matched: bool) -> None:
     """Refuse selectors that mean nothing: what stands in a list beside others would be passed over in silence."""
     path, texts, idle = (*work.path, "where"), where.texts, where.idle(seen)
+    add = work.problems.warn if work.problems.recipe.on_unmatched == "warn" else work.problems.add
     if not matched:
         work.problems.add(path, f"selects no tensor; {meant(texts[idle[0]] if idle else '', seen)}")
         return
-    for i in idle:
-        what = f"selector `{texts[i]}` matches no tensor; {meant(texts[i], seen)}"
-        add = work.problems.warn if work.problems.recipe.on_unmatched == "warn" else work.problems.add
-        add((*path, i) if len(texts) > 1 else path, what)
+    for i, text in enumerate(texts):
+        past = overrun(text, seen) if work.whole else ""
+        if i in idle or past:
+            what = (
+                f"matches no tensor; {meant(text, seen)}"
+                if i in idle
+                else f"goes past the last layer; {past}"
+            )
+            add((*path, i) if len(texts) > 1 else path, f"selector `{text}` {what}")
 
 
 def _names(work: Expansion) -> list[str]:

@@ -270,7 +270,7 @@ class Recipe(Written):
     on_int: Literal["error", "first"] = "error"
     """What to do about whole-number tensors that differ: refuse, or take the base's or the first model's."""
     on_unmatched: Literal["error", "warn"] = "error"
-    """What to do about a selector, in a map of numbers or a list of `where`, that matches no tensor: refuse, or warn."""
+    """What to do about a selector that matches no tensor, in a map of numbers or a list of `where`: refuse, or warn."""
     head_depth: Annotated[int, Field(ge=0, le=1)] = 1
     """Where the final norm and the head stand on ramps: at the end (1), or with the embeddings (0, as in mergekit)."""
 

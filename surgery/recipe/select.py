@@ -56,6 +56,8 @@ class Selector:
 
     text: str
     test: Test = field(repr=False, compare=False)
+    layers: range | None = None  # those that it names, in brackets
+    stack: str = ""  # and the words before them
 
     def matches(self, info: TensorInfo) -> bool:
         """Return whether the selector means this tensor."""
@@ -102,7 +104,7 @@ def compile_selector(text: str) -> Selector:
         raise ValueError(f"`!` stands once and only in `where`, got {shown(text)}; {ACCEPTED}")
     if "*" in text or "?" in text:
         return Selector(text, _glob(text))
-    return Selector(text, _structure(text) if "[" in text or "]" in text else _word(text))
+    return _structure(text) if "[" in text or "]" in text else Selector(text, _word(text))
 
 
 def _regex(text: str) -> Test:
@@ -151,7 +153,7 @@ def _anything(_: str) -> bool:
     return True
 
 
-def _structure(text: str) -> Test:
+def _structure(text: str) -> Selector:
     """Layers by index, perhaps those of one stack, a role, experts by index."""
     if not _PARTS.fullmatch(text):
         raise ValueError(f"not a selector, got {shown(text)}; {ACCEPTED}")
@@ -171,10 +173,10 @@ def _structure(text: str) -> Test:
 
     def test(info: TensorInfo) -> bool:
         found = info.role
-        inside = not stack or f".{stack}." in f".{found.stack}."
+        inside = _inside(found.stack, stack)
         return inside and _within(found.layer, layers) and _within(found.expert, experts) and role(found.kind)
 
-    return test
+    return Selector(text, test, layers, stack)
 
 
 def _stack(parts: list[tuple[str, str, str]]) -> tuple[str, list[tuple[str, str, str]]]:
@@ -184,6 +186,10 @@ def _stack(parts: list[tuple[str, str, str]]) -> tuple[str, list[tuple[str, str,
     if any(bracket or word in _ROLES for word, bracket, _ in before):
         return "", parts
     return ".".join(word for word, _, _ in before), parts[at:]
+
+
+def _inside(stack: str, words: str) -> bool:
+    return not words or f".{words}." in f".{stack}."
 
 
 def _within(index: int | None, indices: range | None) -> bool:
@@ -203,8 +209,25 @@ def _range(inside: str, text: str) -> range:
     return range(start, stop)
 
 
+def overrun(text: str, infos: Iterable[TensorInfo]) -> str:
+    """Return what to do about a selector that names layers behind the last of these tensors' layers; else ""."""
+    selector = compile_selector(text.strip().removeprefix("!"))
+    if selector.layers is None:
+        return ""
+    roles = [info.role for info in infos if _inside(info.role.stack, selector.stack)]
+    count = 1 + max((role.layer for role in roles if role.layer is not None), default=-1)
+    named = selector.layers.stop if selector.layers.stop < sys.maxsize else selector.layers.start + 1
+    if not count or named <= count:
+        return ""
+    return "there is 1 layer, `layers[0]`" if count == 1 else f"there are {count} layers, `layers[0:{count}]`"
+
+
 def meant(text: str, infos: Iterable[TensorInfo]) -> str:
     """Return what to do about a selector that matches none of these tensors: try a likely one, or look."""
+    infos = list(infos)
+    past = overrun(text, infos) if text else ""
+    if past:
+        return past
     known = {word for info in infos for word in (info.spec.name, info.role.kind)}
     near = nearest_names(text, known)
     if not near:

@@ -1,6 +1,6 @@
 """All candidates of a search, in an append-only file of JSON lines.
 
-    {"surgery_search": 3, "search": "<digest of recipe, models, evaluator's files>", "goal": "minimize", "space": "2 numbers", ...}
+    {"surgery_search": 3, "search": "<digest of recipe, models, texts>", "goal": "minimize", "space": "2 numbers", ...}
     {"number": 0, "kind": "baseline", "name": "base", "id": "...", "score": 1.43, ...}
 
 A line is on the disk before the next candidate is begun. A kill can tear the last line: it then counts as not written.

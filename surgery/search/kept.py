@@ -8,9 +8,9 @@ or fetches over a network.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 
 
 class Room:
@@ -29,17 +29,18 @@ class Room:
             return True
 
 
-class KeptCheckpoint(Checkpoint):
+class KeptCheckpoint(View):
     """A checkpoint that reads each tensor from its source once, whole, as long as there is room."""
 
     def __init__(self, source: Checkpoint, room: Room) -> None:
+        super().__init__(source)
         self._source, self._room = source, room
         self._bytes: dict[str, memoryview | None] = {}  # None: there was no room
         self._lock = threading.Lock()
-        self.location, self.native = source.location, source.native
-        self.space, self.description = source.space, source.description
-        self.tensors, self.aliases = source.tensors, source.aliases
-        self.config, self.sidecars = source.config, source.sidecars
+
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return the source's tensor."""
+        return [(self._source, name)]
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on."""
@@ -74,23 +75,3 @@ class KeptCheckpoint(Checkpoint):
         """Ask the system to read ahead what is not kept."""
         if self._bytes.get(name) is None:
             self._source.prefetch(name, start, nbytes)
-
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the checkpoints whose files the source reads."""
-        return self._source.parts()
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the source what will be read."""
-        self._source.expect(names)
-
-    def doing(self) -> str:
-        """Return what the source is busy with."""
-        return self._source.doing()
-
-    def whole_file_bytes(self) -> int:
-        """Return the bytes that the source itself may come to hold."""
-        return self._source.whole_file_bytes()
-
-    def close(self) -> None:
-        """Close the source's files."""
-        self._source.close()

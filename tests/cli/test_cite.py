@@ -58,3 +58,17 @@ def test_holes_without_a_search_are_told(surgery, work):
     assert result.stderr.startswith(
         "error: holes.yaml:1:1: missing key `search`: what proposes candidates and "
     )
+
+
+def test_an_op_stands_in_the_place_of_a_recipe(surgery, work):
+    result = surgery("cite", "merge.ties")
+    assert result.exit_code == 0, result.stderr
+    assert [line for line in result.stdout.splitlines() if line.startswith(("%", "@"))] == [
+        "% merge.ties",
+        "@misc{yadav2023ties,",
+        "@software{modelsurgery,",
+    ]
+    wrong = surgery("cite", "merge.tie")
+    assert wrong.exit_code != 0
+    assert wrong.stderr.startswith("error: unknown op `merge.tie`; did you mean `merge.ties`")
+    assert surgery("cite", "absent.yaml").stderr.startswith("error: absent.yaml: ")  # no op is called so

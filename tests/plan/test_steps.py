@@ -42,6 +42,29 @@ def test_a_selector_that_matches_nothing_is_refused(plan):
     )
 
 
+def test_layers_behind_the_last_are_refused_with_how_many_there_are(plan):
+    there = "there are 2 layers, `layers[0:2]`"
+    for where, told in (
+        ("layers[0:99].mlp", f"selector `layers[0:99].mlp` goes past the last layer; {there}"),
+        ("layers[2]", f"selects no tensor; {there}"),
+        ("layers[2:]", f"selects no tensor; {there}"),
+    ):
+        message = refused(lambda where=where: plan(f"  m: {{op: toy.mix, models: [a, b], where: '{where}'}}"))
+        assert message == f"<recipe>:4:43: steps.m.where: {told}"
+    weight = "{'layers[:3].mlp': 0.1, 'layers[0:2]': 1, default: 0}"
+    message = refused(lambda: plan(f"  m: {{op: toy.mix, models: {{a: {{weight: {weight}}}, b: 1}}}}"))
+    assert message.endswith(f"steps.m.models.a: selector `layers[:3].mlp` goes past the last layer; {there}")
+
+
+def test_layers_behind_the_last_may_be_warned_of_instead(plan):
+    steps = "  m: {op: toy.mix, models: {a: {weight: {'layers[0:3]': 0.1, default: 0}}, b: 1}, where: 'layers[:9]'}"
+    warnings = plan(steps, extra="on_unmatched: warn\n").warnings
+    assert [finding.what.partition(";")[0] for finding in warnings if "selector" in finding.what] == [
+        "selector `layers[:9]` goes past the last layer",
+        "selector `layers[0:3]` goes past the last layer",
+    ]
+
+
 def test_a_selector_that_is_misspelled_beside_others_is_refused(plan):
     """It would take nothing, or take nothing away, and nobody would know."""
     message = refused(lambda: plan('  m: {op: toy.mix, models: [a, b], where: ["*", "!nrom", "!router"]}'))

@@ -52,6 +52,6 @@ def test_it_says_what_its_source_says():
     checkpoint = kept(100, w=[1])
     assert checkpoint.identity("w") == checkpoint._source.identity("w")
     assert checkpoint.extent("w") is None
-    assert checkpoint.parts() == checkpoint._source.parts()
+    assert checkpoint.parts() == (checkpoint._source, checkpoint)
     assert (checkpoint.doing(), checkpoint.whole_file_bytes()) == ("", 0)
     assert checkpoint.tensors is checkpoint._source.tensors

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Final
 
 from xxhash import xxh3_128_digest
 
 from surgery.checkpoint.base import Checkpoint, Extent
+from surgery.checkpoint.view import View
 from surgery.tensors import nbytes
 from surgery_hf.quantized.claims import SETTINGS
 from surgery_hf.quantized.tiles import Codec, tiles
@@ -16,7 +17,7 @@ from surgery_hf.quantized.tiles import Codec, tiles
 VERSION: Final = 1
 
 
-class DecodedCheckpoint(Checkpoint):
+class DecodedCheckpoint(View):
     """Shows `codecs`' tensors in the places of their codes and hides `hidden`; all others are read as bytes.
 
     Reading a range reads and decodes the stored stretches that it touches, in tiles of bounded size. Closing it closes
@@ -24,22 +25,18 @@ class DecodedCheckpoint(Checkpoint):
     """
 
     def __init__(self, stored: Checkpoint, codecs: Mapping[str, Codec], hidden: Collection[str]) -> None:
+        super().__init__(stored)
         self._stored, self._codecs = stored, dict(codecs)
         by_codes = {codec.parts[0].name: codec.spec for codec in codecs.values()}
         specs = (by_codes.get(name, spec) for name, spec in stored.tensors.items() if name not in hidden)
         self.tensors = {spec.name: spec for spec in specs}
-        self.aliases = dict(stored.aliases)
-        self.config: Mapping[str, Any] = {k: v for k, v in stored.config.items() if k not in SETTINGS}
-        self.sidecars = stored.sidecars
-        self.location = stored.location
+        self.config = {k: v for k, v in stored.config.items() if k not in SETTINGS}
 
-    def parts(self) -> tuple[Checkpoint, ...]:
-        """Return the checkpoint that it wraps, and itself."""
-        return (*self._stored.parts(), self)
-
-    def expect(self, names: Collection[str]) -> None:
-        """Tell the wrapped checkpoint which stored tensors will be read: codes, scales and the rest."""
-        self._stored.expect([part for name in names for part in self._parts(name)])
+    def made_of(self, name: str) -> list[tuple[Checkpoint, str]]:
+        """Return the stored tensors: codes, scales and the rest."""
+        codec = self._codecs.get(name)
+        names = [name] if codec is None else [part.name for part in codec.parts]
+        return [(self._stored, each) for each in names]
 
     def read_into(self, name: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start` on, decoding what they touch."""
@@ -80,14 +77,6 @@ class DecodedCheckpoint(Checkpoint):
         elif codec.spec.nbytes:
             share = codec.parts[0].nbytes / codec.spec.nbytes
             self._stored.prefetch(codec.parts[0].name, int(start * share), int(nbytes * share))
-
-    def close(self) -> None:
-        """Close the wrapped checkpoint."""
-        self._stored.close()
-
-    def _parts(self, name: str) -> list[str]:
-        codec = self._codecs.get(name)
-        return [name] if codec is None else [part.name for part in codec.parts]
 
     def _codes(self, name: str) -> str:
         return self._codecs[name].parts[0].name if name in self._codecs else name

@@ -112,7 +112,7 @@ def test_whole_tensors_are_the_deltas_and_others_the_bases():
     assert read(checkpoint, "x").tolist() == [0, 0, 0]
     checkpoint.expect(["w", "n", "x"])
     assert base.expected == ("w", "x")
-    assert delta.expected == ("n", "w.signs", "w.scale", "w.base")
+    assert delta.expected == ("w.signs", "w.scale", "w.base", "n")
     assert checkpoint.parts() == (base, delta, checkpoint)
     checkpoint.prefetch("w", 0, 48)
     assert checkpoint.extent("w") is None

@@ -264,5 +264,5 @@ def test_base_and_adapter_are_told_what_will_be_read():
     edits = {"q": Edit(update=Update("b", 1.0, "a")), "n": Edit("n2")}
     checkpoint = folded.FoldedCheckpoint(base, adapter, edits)
     checkpoint.expect(["q", "n", "x"])
-    assert (base.expected, adapter.expected) == (("q", "x"), ("n2", "a", "b"))
+    assert (base.expected, adapter.expected) == (("q", "x"), ("a", "b", "n2"))
     assert checkpoint.doing() == "fetching"

@@ -111,7 +111,10 @@ def test_opposite_models_have_no_mean_direction():
     assert str(error.value).startswith(
         "merge.multislerp: w: the directions of 2 models cancel, their mean is "
     )
-    assert str(error.value).endswith(" long; change their weights, or merge this tensor with `merge.linear`")
+    assert str(error.value).endswith(
+        " long; change their weights, or leave it out with `where:` and put in that of a step of `merge.linear`, "
+        "the straight line, with `merge.transplant`"
+    )
 
 
 def test_what_is_shorter_than_eps_has_no_direction():

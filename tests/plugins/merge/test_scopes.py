@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import surgery
 from surgery.ops import Op
 from surgery.testing import run_model_op, run_op, same_bytes, save_tiny, tiny_llama
 from surgery_merge.breadcrumbs import BreadcrumbsOp
 from surgery_merge.breadcrumbs_ties import BreadcrumbsTiesOp
-from surgery_merge.della import della
-from surgery_merge.della_linear import della_linear
+from surgery_merge.della import DellaOp
+from surgery_merge.della_linear import DellaLinearOp
 from surgery_merge.pcb import PcbOp
 from surgery_merge.ram import RamOp
 from surgery_merge.ramplus import RamPlusOp
@@ -84,10 +85,12 @@ def test_shares_are_those_of_a_layer_or_of_the_model(folder, op, scope, rescaled
 @pytest.mark.parametrize(
     ("op", "params", "each"),
     [
-        (della, {}, HALF),
-        (della, {"rescale": "l1"}, HALF),
-        (della_linear, {"rescale": "none"}, HALF),
-        (della_linear, {"rescale": "l1"}, HALF),
+        (DellaOp, {}, HALF),
+        (DellaOp, {"rescale": "l1"}, HALF),
+        (DellaLinearOp, {"rescale": "none"}, HALF),
+        (DellaLinearOp, {"rescale": "l1"}, HALF),
+        (DellaOp, {"scope": "tensor"}, HALF),
+        (DellaLinearOp, {"scope": "tensor", "rescale": "l1"}, HALF),
         (BreadcrumbsOp, {"rescale": "l1"}, HALF),
         (BreadcrumbsOp, {"scope": "row"}, HALF),
         (BreadcrumbsTiesOp, {"scope": "row", "rescale": "l1"}, HALF),
@@ -106,6 +109,37 @@ def test_the_engine_makes_what_the_reference_runner_makes(folder, op, params, ea
         entries = None if each is None else dict.fromkeys("bc", each)
         wanted = run_op(op, params, models, all_of["a"][name], each=entries, name=name)
         assert same_bytes(values, wanted), name
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory):
+    """Models whose weights are multiples of 1/8: most changes equal others, and many sums are 0."""
+    made = tmp_path_factory.mktemp("coarse")
+    for seed, name in enumerate("abc"):
+        save_tiny(made / name, seed=seed, layers=2)
+        values = tiny_llama(seed=seed, layers=2)[0]
+        rounded = {key: (value * 400).round() / 8 for key, value in values.items()}
+        save_file(rounded, made / name / "model.safetensors", metadata={"format": "pt"})
+    return made
+
+
+@pytest.mark.parametrize("ties", ["index", "random"])
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_equals_and_majorities_are_found_by_the_engine_as_by_the_runner(coarse, scope, ties):
+    params = {"scope": scope, "ties": ties, "zero_sign": "majority", "rescale": "l1"}
+    made = merged(coarse, TiesOp, params, HALF)
+    all_of = {name: load_file(coarse / name / "model.safetensors") for name in "abc"}
+    base, each = all_of.pop("a"), dict.fromkeys("bc", HALF)
+    if scope == "model":
+        wanted = run_model_op(TiesOp, params, all_of, base, each)
+    else:
+        wanted = {
+            name: run_op(TiesOp, params, {m: all_of[m][name] for m in "bc"}, base[name], each=each, name=name)
+            for name in base
+        }
+    plain = merged(coarse, TiesOp, {"scope": scope, "rescale": "l1"}, HALF)
+    assert any(not torch.equal(plain[name], values) for name, values in made.items())
+    assert all(same_bytes(made[name], values) for name, values in wanted.items())
 
 
 def test_a_ramp_of_densities_has_no_meaning_within_a_model(folder):

@@ -10,6 +10,7 @@ import torch
 from surgery.errors import OpError
 from surgery.ops import BASE, Scan
 from surgery.testing import Identity, OpCase, run_model_op, run_op, same_bytes
+from surgery.testing.chunk import MemoryChunk
 from surgery.testing.runner import signature_of
 from surgery_merge.ties import TiesOp
 
@@ -164,6 +165,142 @@ def test_what_equals_the_threshold_stays():
         expected=[2, -2, 2, 0],
     )
     case.check()
+
+
+@pytest.mark.parametrize(("density", "wanted"), [(0.2, [0, 2, 0, 0, 0]), (0.4, [0, 2, -2, 0, 0])])
+def test_of_what_equals_the_threshold_the_first_may_stay(density, wanted):
+    OpCase(
+        TiesOp,
+        {"ties": "index"},
+        models=[[1.0, 2.0, -2.0, 2.0, 1.0]],
+        base=[0.0] * 5,
+        each=[{"density": density}],
+        expected=wanted,
+        tolerance=0,
+        scale_equivariant=True,
+    ).check()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_exactly_k_stay_wherever_the_blocks_end(dtype):
+    """About 300,000 deltas of 25 magnitudes; a stable sort takes the lowest index first."""
+    generator = torch.Generator().manual_seed(4)
+    deltas = [torch.randint(-25, 26, (300, 1001), generator=generator).to(dtype) for _ in range(2)]
+    base, each = torch.zeros(300, 1001, dtype=dtype), [{"density": 0.3}, {"density": 0.01, "weight": 0.5}]
+    kept = []
+    for delta, entry in zip(deltas, each, strict=True):
+        order = delta.flatten().abs().float().sort(descending=True, stable=True).indices
+        mask = torch.zeros(delta.numel(), dtype=dtype).scatter_(
+            0, order[: int(entry["density"] * len(order))], 1
+        )
+        kept.append(delta * mask.view(delta.shape))
+    dense_each = [{"density": 1}, {"density": 1, "weight": 0.5}]
+    wanted = run_op(TiesOp, {}, kept, base, each=dense_each)
+    for chunk in (None, 70_001):
+        assert same_bytes(run_op(TiesOp, {"ties": "index"}, deltas, base, each=each, chunk=chunk), wanted)
+
+
+def test_passes_are_added_only_where_equals_are_left_out():
+    ties, params = TiesOp.implementation, TiesOp.params(ties="index")
+    for delta, passes in (([1.0, 2.0, 2.0, 3.0], 3), ([1.0, 2.0, 3.0, 4.0], 1), ([0.0, 0.0, 0.0, 4.0], 1)):
+        models, base = [torch.tensor(delta)], torch.zeros(4)
+        signature, found, done = signature_of(TiesOp, models, base, [{"density": 0.5}]), None, 0
+        whole = MemoryChunk(signature, models, base, 0, TiesOp)
+        while ties.scan(signature, params, found, done) is not None:
+            found = ties.solve(signature, params, ties.gather(whole, params, found), found)
+            done += 1
+        assert done == passes
+
+
+def test_random_equals_stay_so_that_the_density_is_kept_on_average():
+    """Half of all is above, three quarters should stay: half of the equals do, and which depends on the seed."""
+    delta = torch.tensor([3.0, -2.0]).repeat(50_000)
+    entry, base = [{"density": 0.75}], torch.zeros(100_000)
+    merged = run_op(TiesOp, {"ties": "random"}, [delta], base, each=entry)
+    assert torch.equal(merged[::2], delta[::2])
+    assert set(merged[1::2].tolist()) == {0.0, -2.0}
+    assert (merged[1::2] != 0).double().mean().item() == pytest.approx(0.5, abs=0.01)
+    other = run_op(TiesOp, {"ties": "random"}, [delta], base, each=entry, seed=1)
+    assert not torch.equal(merged, other)
+    both = run_op(TiesOp, {"ties": "random", "normalize": False}, [delta] * 2, base, each=entry * 2)
+    assert set(both.unique().tolist()) == {-4.0, -2.0, 0.0, 6.0}  # each model draws for itself
+
+
+@pytest.mark.parametrize("ties", ["keep", "index", "random"])
+@pytest.mark.parametrize("zero_sign", ["plus", "majority"])
+@pytest.mark.parametrize("rescale", ["none", "l1"])
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+def test_the_laws_hold_whatever_becomes_of_equals(ties, zero_sign, rescale, scope):
+    generator = torch.Generator().manual_seed(5)
+    models = [torch.randint(-3, 4, (9, 11), generator=generator).float() for _ in range(3)]
+    each = [{"density": 0.5}, {"density": 0.2, "weight": -1.0}, {"density": 0.7}]
+    params = {"ties": ties, "zero_sign": zero_sign, "rescale": rescale, "scope": scope}
+    base = torch.zeros(9, 11)
+    wanted = run_op(TiesOp, params, models, base, each=each)
+    OpCase(TiesOp, params, models=models, base=base, each=each, expected=wanted, tolerance=0).check()
+
+
+def test_l1_restores_what_equals_that_are_left_out_took():
+    """Σ|τ| is 7: the 2 that stays becomes 7."""
+    OpCase(
+        TiesOp,
+        {"ties": "index", "rescale": "l1"},
+        models=[[2.0, -2.0, 2.0, 1.0]],
+        base=[0.0] * 4,
+        each=[{"density": 0.25}],
+        expected=[7, 0, 0, 0],
+    ).check()
+
+
+def test_in_a_model_equals_stay_by_the_tensors_names():
+    """Of four equals in two tensors three stay: both of `a`, though `b` is gathered first."""
+    models = {"m": {"b": torch.tensor([2.0, 2.0]), "a": torch.tensor([2.0, -2.0, 1.0])}}
+    base = {"b": torch.zeros(2), "a": torch.zeros(3)}
+    merged = run_model_op(TiesOp, {"scope": "model", "ties": "index"}, models, base, {"m": {"density": 0.6}})
+    assert merged["a"].tolist() == [2, -2, 0]
+    assert merged["b"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("second", "zero_sign", "first"),
+    [
+        ([-2.0, -1.0, -4.0], "plus", 2),
+        ([-2.0, -1.0, -4.0], "majority", -2),  # - is elected twice, + never
+        ([-2.0, 5.0, 4.0], "majority", 2),
+        ([-2.0, 5.0, -4.0], "majority", 2),  # a draw
+    ],
+)
+def test_where_the_sum_is_zero_the_majority_may_decide(second, zero_sign, first):
+    models = [[2.0, -1.0, -1.0], second]
+    merged = run_op(
+        TiesOp, {"zero_sign": zero_sign}, [torch.tensor(m) for m in models], torch.zeros(3), each=dense(1, 1)
+    )
+    assert merged[0].item() == first
+    assert (merged[1:].sign() == (torch.tensor(models).sum(0)[1:]).sign()).all()
+
+
+def test_a_majority_counts_what_was_trimmed_weighted_and_turned():
+    """Trimmed to one each, only the first and the last elements have votes; a negative weight turns them."""
+    models = [torch.tensor([3.0, 1.0, 1.0, 0.0, 0.0]), torch.tensor([3.0, 0.0, 0.0, 0.0, 2.0])]
+    each = [{"density": 0.2, "weight": 1.0}, {"density": 0.4, "weight": -1.0}]
+    merged = run_op(
+        TiesOp, {"zero_sign": "majority", "normalize": False}, models, torch.zeros(5), each=each, chunk=2
+    )
+    assert merged.tolist() == [-3, 0, 0, 0, -2]  # 3 - 3 is 0, the last elects -
+
+
+def test_in_a_model_all_tensors_make_the_majority():
+    models = {"x": {"a": torch.tensor([2.0]), "b": torch.tensor([-1.0, -1.0])}}
+    models["y"] = {"a": torch.tensor([-2.0]), "b": torch.tensor([-1.0, -1.0])}
+    base, each = {"a": torch.zeros(1), "b": torch.zeros(2)}, {model: {"density": 1} for model in "xy"}
+    merged = run_model_op(TiesOp, {"scope": "model", "zero_sign": "majority"}, models, base, each)
+    assert merged["a"].item() == -2
+    assert (
+        run_op(
+            TiesOp, {"zero_sign": "majority"}, {m: models[m]["a"] for m in models}, base["a"], each=each
+        ).item()
+        == 2
+    )
 
 
 def test_a_threshold_of_zero_keeps_everything():

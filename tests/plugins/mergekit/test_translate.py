@@ -111,7 +111,9 @@ def test_vocabularies_that_differ_are_told_of_in_the_words_of_the_document(value
 
     constant("wide", 1.0, vocab=80)
     with pytest.raises(PlanError) as error:
-        values("merge_method: linear\nmodels: [{model: memory:one}, {model: memory:wide}]\nparameters: {weight: 1}\n")
+        values(
+            "merge_method: linear\nmodels: [{model: memory:one}, {model: memory:wide}]\nparameters: {weight: 1}\n"
+        )
     assert str(error.value) == (
         "<recipe>:1:15: steps.merged: `memory-one` and `memory-wide` differ at model.embed_tokens.weight: "
         "(32, 16) and (80, 16) (and 1 more such tensors); make the vocabularies equal with "
