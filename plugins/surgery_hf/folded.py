@@ -45,8 +45,7 @@ class _Reading:
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Return rows of a tensor; numbers of a vector are rows of one."""
         row = self.adapter.tensors[name].row
-        count = min(last, self.adapter.tensors[name].numel // row) - first if row else last - first
-        return _read(self.adapter, name, first * row, (first + count) * row, self.dtype).view(count, row)
+        return _read(self.adapter, name, first * row, last * row, self.dtype).view(last - first, row)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the tensor before the fold in blocks of rows."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from surgery.errors import CheckpointError
-from surgery.tensors import TensorSpec
+from surgery.tensors import DTYPES, TensorSpec
 from surgery_hf.peft_formula import Formula, Held, Reading
 from surgery_hf.peft_module import Changes, DoesNotFit, Kind, Module, words
 
@@ -68,6 +68,9 @@ def changes(module: Module) -> Changes:
     if len(count) != 1 or module.shape(places) != (2, *count):
         what = f"has shape {module.shape(places)} for values of {count}"
         raise DoesNotFit(places, f"{what}; save the adapter again")
+    stored = module.specs[places].dtype
+    if DTYPES[stored].arithmetic:
+        raise DoesNotFit(places, f"is stored as {stored}, places are integers; save the adapter again")
     return Changes(Scattered(values, places, (module.rows, module.columns)))
 
 

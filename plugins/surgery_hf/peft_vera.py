@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _A: Final = "base_model.vera_A"
 _B: Final = "base_model.vera_B"
+_MATRIX: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ def changes(module: Module) -> Changes:
     if _A not in module.specs or _B not in module.specs:
         what = "the adapter was saved without its random matrices, which are not made again here"
         raise DoesNotFit(b, f"{what}; save it with `save_projection: true`")
+    if len(module.weight.shape) != _MATRIX:
+        raise module.refuse(b)
     transposed = bool(module.said.get("fan_in_fan_out"))
     out, into = (module.columns, module.rows) if transposed else (module.rows, module.columns)
     if module.shape(b) != (out,):

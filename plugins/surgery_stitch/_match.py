@@ -20,7 +20,8 @@ def matches(host: Speaker, donor: Speaker) -> dict[int, int]:
     """Return for rows of the donor the host's rows of the same token; special tokens are matched by role first."""
     alike = host.byte_level == donor.byte_level
     known: dict[str | bytes, int] = {}
-    for token, row in host.ids.items():
+    # a letter's own token comes before its byte's, which is hardly ever trained
+    for token, row in sorted(host.ids.items(), key=lambda one: _BYTE.fullmatch(one[0]) is not None):
         known.setdefault(token if alike else meaning(host, token), row)
     found = {}
     for token, row in donor.ids.items():

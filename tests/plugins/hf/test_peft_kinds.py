@@ -124,6 +124,12 @@ def test_adalora_adds_the_product_weighed_by_singular_values(adapter: Write):
     assert found == [pytest.approx([11, 21]), pytest.approx([31, 61])]
 
 
+@pytest.mark.parametrize("said", [{}, {"fan_in_fan_out": True}])
+def test_adalora_of_no_rank_left_changes_nothing(adapter: Write, said: dict[str, Any]):
+    parts = {".lora_A": torch.ones(0, 2), ".lora_B": torch.ones(2, 0), ".lora_E": torch.ones(0, 1)}
+    assert folded_by_hand(adapter, "ADALORA", ONES, parts, init_r=4, lora_alpha=4, **said) == [[1, 1], [1, 1]]
+
+
 def test_ia3_multiplies_outputs_and_bias_or_inputs(adapter: Write):
     outputs = {".ia3_l": t([[3.0], [5.0]])}
     assert folded_by_hand(adapter, "IA3", ONES, outputs) == [[3, 3], [5, 5]]
@@ -162,12 +168,43 @@ def test_vera_scales_rows_of_both_random_matrices(adapter: Write):
     assert read(found, "q.weight").tolist() == [[2, 8], [30, 120]]  # the first two of three columns and rows
 
 
+@pytest.mark.parametrize(
+    ("weight", "A", "told"),
+    [
+        (
+            ZEROS,
+            torch.ones(1, 3, 1),
+            "vera_A: has shapes (1, 3, 1) and (3, 1) of the random matrices for rank 1; ",
+        ),
+        (torch.zeros(2), torch.ones(1, 3), "q.vera_lambda_b: has shape (2,), the base's weight (2,); "),
+    ],
+)
+def test_vera_of_odd_dimensions_is_refused(adapter: Write, weight: torch.Tensor, A: torch.Tensor, told: str):
+    parts = {"q.vera_lambda_b": t([1.0, 3.0]), "q.vera_lambda_d": t([2.0])}
+    folder = adapter(parts, peft_type="VERA", r=1, lora_alpha=None)
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "adapter_model.safetensors"
+    save_file(load_file(file) | {"base_model.vera_A": A, "base_model.vera_B": torch.ones(3, 1)}, file)
+    with pytest.raises(PlanError) as error:
+        fold(folder, MemoryCheckpoint({"q.weight": weight}))
+    assert told in str(error.value)
+
+
 PLACES = torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.int32)
 
 
 def test_shira_adds_numbers_at_their_places(adapter: Write):
     parts = {".shira_weight": t([5.0, 7.0, 9.0]), ".shira_indices": PLACES}
     assert folded_by_hand(adapter, "SHIRA", ONES, parts, r=1) == [[1, 8], [6, 10]]
+
+
+def test_shira_places_that_are_no_integers_are_refused(adapter: Write):
+    parts = {".shira_weight": t([5.0]), ".shira_indices": t([[0.5], [1.0]])}
+    with pytest.raises(
+        PlanError, match="shira_indices: is stored as F32, places are integers; save the adapter"
+    ):
+        folded_by_hand(adapter, "SHIRA", ONES, parts, r=1)
 
 
 def test_shira_does_not_depend_on_the_blocks_of_rows(adapter: Write, monkeypatch: pytest.MonkeyPatch):

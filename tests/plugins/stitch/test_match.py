@@ -32,6 +32,12 @@ def test_tokens_of_two_kinds_are_compared_by_their_bytes():
     assert matches(b, a) == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
+def test_a_letter_is_its_own_token_before_it_is_a_byte():
+    a = model("a", {"<0x61>": 0, "<0x62>": 1, "a": 2})
+    b = model("b", {"a": 0, "b": 1}, byte_level=True)
+    assert matches(a, b) == {0: 2, 1: 1}
+
+
 def test_added_tokens_are_compared_by_name():
     a = model("a", {"Ġ": 0}, {"<e>": 1}, byte_level=True)
     b = model("b", {"▁": 0, "<e>": 2}, {"▁x": 1})
