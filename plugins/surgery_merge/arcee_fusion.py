@@ -67,7 +67,7 @@ class Search:
     models=1,
     simplify=lambda signature, p: None if signature.numel else BASE,
     check=lambda signature, p: lacks_base(signature),
-    buffers=1,
+    buffers=3,
     cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )
 class ArceeFusionOp(Reduce):
@@ -142,13 +142,13 @@ def _row_sums(x: Chunk) -> Sums:
     import numpy as np
 
     assert x.base is not None
-    rows, changes = _rows(x.signature), x.models[0] - x.base
+    rows, changes = _rows(x.signature), subtract(x, 0, x.scratch(0))
     first, count = rows.covered(x.start, changes.numel())
     if not _close(x, changes):
         base, model = (_powers(rows, x.start, tensor.double()) for tensor in (x.base, x.models[0]))
         return Sums(first, base, model, np.full(count, np.nan))
     largest = rows.largest(x.base, x.start)
-    powers = (x.base - rows.spread(largest, x.start, x.base, first)).exp_()
+    powers = rows.less(x.base, largest, x.start, x.scratch(1), first).exp_()
     total = rows.sums(powers, x.start)
     more = rows.sums(powers.mul_(changes.expm1_()), x.start)
     return Sums(first, (largest, total), (largest, total + more), more)
@@ -196,7 +196,7 @@ def _divergences(x: Chunk, found: Partition) -> tuple[int, Matrix]:
     Σ p·log(p/q) loses the digits that |p - q|/p has less than 1.
     """
     assert x.base is not None
-    rows, changes = _rows(x.signature), x.models[0] - x.base
+    rows, changes = _rows(x.signature), subtract(x, 0, x.scratch(0))
     first, _ = rows.covered(x.start, changes.numel())
     if _close(x, changes):
         return first, rows.sums(_small_terms(x, rows, found, changes), x.start)
@@ -212,9 +212,9 @@ def _small_terms(x: Chunk, rows: Lines, found: Partition, changes: Tensor) -> Te
     import torch
 
     assert x.base is not None
-    q = (x.base - rows.spread(found.base, x.start, x.base)).exp_()
-    u = changes.sub_(rows.spread(found.more, x.start, changes)).expm1_().mul_(q).div_(q.add_(_FLOOR))
-    series = torch.full_like(u, _SERIES[-1])
+    q = rows.less(x.base, found.base, x.start, x.scratch(1)).exp_()
+    u = rows.less(changes, found.more, x.start, changes).expm1_().mul_(q).div_(q.add_(_FLOOR))
+    series = x.scratch(2).fill_(_SERIES[-1])
     for term in _SERIES[-2::-1]:
         torch.addcmul(torch.tensor(term, device=u.device), series, u, out=series)
     return series.mul_(u).mul_(u).mul_(q)

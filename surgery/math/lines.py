@@ -74,6 +74,19 @@ class Lines:
                 for_row[:] = narrow[first - known : first - known + for_row.shape[1]]
         return torch.from_numpy(spread).to(like.device).view(like.shape)
 
+    def less(self, x: Tensor, values: Matrix, start: int, out: Tensor, known: int = 0) -> Tensor:
+        """Fill `out` with each element of a range less the value of its row, and return it; no copy of `spread`'s size.
+
+        `values` are those of all rows, or of the rows from `known` on. `out` may be `x`.
+        """
+        flat, to = x.reshape(-1), out.view(-1)
+        narrow = torch.from_numpy(values).to(x.device, x.dtype)
+        for strip, _ in self.strips(start, flat.numel()):
+            row = (start + strip.start) // max(self.length, 1) - known
+            rows = flat[strip].view(-1, min(self.length, strip.stop - strip.start))
+            torch.sub(rows, narrow[row : row + len(rows), None], out=to[strip].view(rows.shape))
+        return out
+
     def largest(self, values: Tensor, start: int) -> Matrix:
         """Return the largest of each row that a range touches, float64."""
         return self._along(values, start, lambda rows: rows.amax(1))

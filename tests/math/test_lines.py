@@ -48,6 +48,21 @@ def test_values_may_be_those_of_the_touched_lines_alone():
     assert spread.tolist() == [7, 8, 8, 9]
 
 
+@pytest.mark.parametrize("shape", [(), (9,), (4, 5), (2, 3, 4), (2, 2, 2, 2), (5, 1)])
+def test_values_of_rows_are_taken_from_their_elements_in_place_too(shape):
+    numel, lines = math.prod(shape), lines_of(shape, "rows")
+    x = torch.randn(numel, generator=torch.Generator().manual_seed(0))
+    values = np.arange(1.0, lines.count + 1) / 3
+    for start in range(numel):
+        for stop in range(start, numel + 1):
+            part, first = x[start:stop], start // lines.length
+            wanted = part - lines.spread(values, start, part)
+            assert torch.equal(lines.less(part, values, start, torch.empty(stop - start)), wanted)
+            itself = part.clone()
+            assert lines.less(itself, values[first:], start, itself, known=first) is itself
+            assert torch.equal(itself, wanted)
+
+
 def test_the_largest_and_the_sum_of_each_row_that_a_range_touches():
     lines = lines_of((3, 3), "rows")
     values = torch.tensor([1.0, 4.0, 2.0, -3.0, 5.0])  # elements 1 to 5: two of row 0, three of row 1

@@ -134,6 +134,10 @@ def divergences(model: torch.Tensor, base: torch.Tensor) -> np.ndarray:
     class Block:
         models, start = [model.reshape(-1)], 0
 
+        @staticmethod
+        def scratch(index):
+            return torch.full_like(model, torch.nan).reshape(-1)
+
     Block.base, Block.signature = base.reshape(-1), signature
     partition = implementation.solve(signature, None, implementation.gather(Block, None, None), None)
     assert isinstance(partition, Partition)
