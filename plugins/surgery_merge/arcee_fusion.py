@@ -67,6 +67,7 @@ class Search:
     models=1,
     simplify=lambda signature, p: None if signature.numel else BASE,
     check=lambda signature, p: lacks_base(signature),
+    version=2,
     buffers=3,
     cite="Goddard et al. 2024, Arcee's MergeKit: A Toolkit for Merging Large Language Models, arXiv:2403.13257",
 )

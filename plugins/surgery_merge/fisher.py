@@ -72,6 +72,7 @@ def only_one(signature: Signature) -> int | None:
     simplify=lambda signature, p: only_one(signature),
     check=lambda signature, p: check_weights(signature),
     propagates=True,
+    version=2,
     buffers=3,
     cite="Matena and Raffel 2022, Merging Models with Fisher-Weighted Averaging, arXiv:2111.09832, equation 4",
 )

@@ -46,6 +46,7 @@ def _same(signature: Signature, p: Linear) -> int | None:
     simplify=_same,
     check=lambda signature, p: sum_is_zero(signature, normalize=p.normalize),
     propagates=True,
+    version=2,
     buffers=1,
     cite="Wortsman et al. 2022, Model soups: averaging weights of multiple fine-tuned models improves accuracy without "
     "increasing inference time, arXiv:2203.05482; Izmailov et al. 2018, Averaging Weights Leads to "
@@ -63,9 +64,8 @@ def linear(x: Chunk, p: Linear) -> Tensor:
     if p.normalize and len(set(weights)) == 1:
         weights = [1.0] * len(weights)  # the same mean, with one pass and one rounding less
     wide = any(spec.dtype in _WIDE for spec in x.signature.models)
-    if (
-        p.normalize and wide and weights != [1.0, 1.0]
-    ):  # half a sum of two is rounded once, and exact where they agree
+    # half the sum of two is rounded once, and exact where they agree
+    if p.normalize and wide and weights != [1.0, 1.0]:
         return mean_of(x, weights)
     out = weighted_sum(x.models, weights, x.out)
     total = math.fsum(weights) if p.normalize else 1.0

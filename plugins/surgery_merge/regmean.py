@@ -65,6 +65,7 @@ def _workspace(signature: Signature, p: Regmean) -> int:
     simplify=lambda signature, p: only_one(signature),
     check=lambda signature, p: check_weights(signature),
     workspace=_workspace,
+    version=2,
     buffers=1,
     cite="Jin et al. 2023, Dataless Knowledge Fusion by Merging Weights of Language Models, "
     "arXiv:2212.09849, equation 2",

@@ -169,10 +169,13 @@ class SafetensorsWriter(Writer):
         descriptors, self._descriptors = self._descriptors, {}
         deleted = [one for one in descriptors.values() if not os.fstat(one).st_nlink]
         _close(set(descriptors.values()).difference(deleted))
-        if (
-            deleted
-        ):  # a second for a gigabyte, on a file system that tells its device; the interpreter's end waits
-            threading.Thread(target=_close, args=(deleted,), name="freeing").start()
+        if deleted:
+            # a second for a gigabyte where the file system tells its device; the interpreter's end waits for the thread
+            thread = threading.Thread(target=_close, args=(deleted,), name="freeing")
+            try:
+                thread.start()
+            except RuntimeError:  # that end has come: none can be started
+                _close(deleted)
 
     def _descriptor(self, file: str) -> int:
         if file not in self._descriptors:

@@ -289,6 +289,22 @@ def test_files_that_were_deleted_are_closed_too_and_nobody_waits_for_their_block
         os.fstat(descriptors[deleted])
 
 
+def test_where_no_thread_can_be_started_deleted_files_are_closed_at_once(tmp_path, monkeypatch):
+    """So it is when the interpreter ends."""
+    writer = SafetensorsWriter(tmp_path, lay_out(SPECS, 10**6))
+    writer.create()
+    ((file, descriptor),) = writer._descriptors.items()
+    (tmp_path / file).unlink()
+
+    def start(thread):
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    writer.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
 def test_a_folder_that_cannot_be_made_is_a_resource_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError) as caught:
